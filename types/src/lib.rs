@@ -1,1 +1,22 @@
-//! stub
+//! Ids, units, resources and reasons that every other crate speaks in. Depends on nothing of ours, does no I/O.
+//!
+//! * [`ids`]: who and what (`JobId`, `AttemptId`, `NodeId`, `Digest`, `Epoch` …)
+//! * [`units`]: how much (`Bytes`, `PicoPoints`, `Milliseconds`, `Timestamp`)
+//! * [`device`]: on what (`DeviceClass`, `Device`, `Measured`)
+//! * [`job`]: the domain form of an InferenceJob, as the controller admits it
+//! * [`model`]: the domain form of a ModelArtifact
+//! * [`reason`]: why an attempt failed, and whose fault that is
+
+pub mod device;
+pub mod ids;
+pub mod job;
+pub mod model;
+pub mod reason;
+pub mod units;
+
+pub use device::{Device, DeviceClass, Measured, Offer, TrustTier};
+pub use ids::{AccountId, AttemptId, CellId, Digest, Epoch, IdError, JobId, NodeId, TaskId, TokenId};
+pub use job::{InputRef, JobSpec, NodeSelector, Objective, Taint, TaintEffect, Toleration, TolerationOperator};
+pub use model::{Codec, CodecOptions, Dtype, ModelSpec, Port, Variant};
+pub use reason::{FailureReason, Fault};
+pub use units::{Bytes, Milliseconds, PicoPoints, Timestamp, UnitError};
