@@ -190,7 +190,12 @@ mod tests {
     #[test]
     fn tolerations_are_kubernetes() {
         let taint = Taint { key: "gpu".into(), value: "a".into(), effect: TaintEffect::NoSchedule };
-        let with = |key: &str, operator, value: &str, effect| Toleration { key: key.into(), operator, value: value.into(), effect };
+        let with = |key: &str, operator, value: &str, effect| Toleration {
+            key: key.into(),
+            operator,
+            value: value.into(),
+            effect,
+        };
         use TolerationOperator::{Equal, Exists};
         assert!(with("gpu", Equal, "a", None).tolerates(&taint));
         assert!(with("gpu", Exists, "", Some(TaintEffect::NoSchedule)).tolerates(&taint));

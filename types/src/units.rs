@@ -22,8 +22,14 @@ pub enum UnitError {
 pub struct Bytes(pub u64);
 
 const BINARY: [(&str, u32); 6] = [("Ki", 10), ("Mi", 20), ("Gi", 30), ("Ti", 40), ("Pi", 50), ("Ei", 60)];
-const DECIMAL: [(&str, u64); 6] =
-    [("k", 1_000), ("M", 1_000_000), ("G", 1_000_000_000), ("T", 1_000_000_000_000), ("P", 1_000_000_000_000_000), ("E", 1_000_000_000_000_000_000)];
+const DECIMAL: [(&str, u64); 6] = [
+    ("k", 1_000),
+    ("M", 1_000_000),
+    ("G", 1_000_000_000),
+    ("T", 1_000_000_000_000),
+    ("P", 1_000_000_000_000_000),
+    ("E", 1_000_000_000_000_000_000),
+];
 
 impl Bytes {
     /// From a count of MiB.
@@ -49,7 +55,11 @@ impl Bytes {
             if self.0 >= unit {
                 let whole = self.0 / unit;
                 let tenth = (self.0 % unit) / (unit / 10).max(1);
-                return if whole >= 10 || tenth == 0 { format!("{whole}{suffix}") } else { format!("{whole}.{}{suffix}", tenth.min(9)) };
+                return if whole >= 10 || tenth == 0 {
+                    format!("{whole}{suffix}")
+                } else {
+                    format!("{whole}.{}{suffix}", tenth.min(9))
+                };
             }
         }
         self.0.to_string()
@@ -238,7 +248,15 @@ mod tests {
 
     #[test]
     fn quantities() {
-        for (text, bytes) in [("0", 0), ("1024", 1024), ("1Ki", 1024), ("1.5Gi", 1610612736), ("6Gi", 6 << 30), ("1500M", 1_500_000_000), ("0.1", 1)] {
+        for (text, bytes) in [
+            ("0", 0),
+            ("1024", 1024),
+            ("1Ki", 1024),
+            ("1.5Gi", 1610612736),
+            ("6Gi", 6 << 30),
+            ("1500M", 1_500_000_000),
+            ("0.1", 1),
+        ] {
             assert_eq!(text.parse::<Bytes>().unwrap().0, bytes, "{text}");
         }
         for bad in ["", "Gi", "-1Gi", "1.Gi", "1gi", "99999999999Ei", "1 Gi", "1e3"] {
@@ -250,7 +268,9 @@ mod tests {
 
     #[test]
     fn points() {
-        for (text, pico) in [("0", 0), ("0.25", PICO / 4), ("-1.5", -3 * PICO / 2), ("0.000000000001", 1), ("12", 12 * PICO)] {
+        for (text, pico) in
+            [("0", 0), ("0.25", PICO / 4), ("-1.5", -3 * PICO / 2), ("0.000000000001", 1), ("12", 12 * PICO)]
+        {
             assert_eq!(text.parse::<PicoPoints>().unwrap().0, pico, "{text}");
             assert_eq!(PicoPoints(pico).to_string(), text);
         }
