@@ -1,1 +1,4 @@
-//! stub
+//! The node: session, admission, libtorch workers, model cache.
+
+pub mod device;
+pub mod engine;
