@@ -1,0 +1,308 @@
+//! One input or output of a model: a tensor, and the codec between it and what people send and get.
+//! *Invariant*: an options block is there only for its own codec.
+
+use crate::common::{DecimalString, DigestString, SignedDecimalString, SourceUri, words};
+use nightshift_types as types;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// One input or output of a model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "(!has(self.wav) || self.codec == 'wav') && (!has(self.image) || self.codec == 'image') && (!has(self.text) || self.codec == 'text') && (!has(self.labels) || self.codec == 'labels') && (!has(self.segments) || self.codec == 'segments')",
+     "message": "wav, image, text, labels and segments are options of the codec of that name: remove the others, or change codec"},
+    {"rule": "!has(self.constant) || self.codec in ['tensor', 'json']",
+     "message": "a constant has codec tensor or json: change codec, or remove constant"},
+]))]
+pub struct ModelTensor {
+    /// Name of the input or output, unique among them.
+    #[schemars(
+        length(min = 1, max = 63),
+        extend("x-kubernetes-validations" = [
+            {"rule": "self.matches('^[A-Za-z_][-A-Za-z0-9_.]*$')",
+             "message": "{path} must begin with a letter or _ and go on in letters, digits, _, - and ., such as audio"},
+        ])
+    )]
+    pub name: String,
+    /// How bytes become the tensor, or the tensor bytes: tensor, raw little-endian elements; wav; image; text; json,
+    /// nested arrays of numbers; labels, scores to names; segments, speech probabilities to times.
+    pub codec: Codec,
+    /// Type of the tensor's elements. Unset: what the codec makes, mostly float32; with constant: a plain number, truth
+    /// value or string instead of a tensor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<Dtype>,
+    /// Sizes of the tensor; -1 where any will do. Unset: as decoded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 8), inner(range(min = -1)))]
+    pub shape: Option<Vec<i64>>,
+    /// Of an input: a value that is the same for every task, as JSON text, such as "16000".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 4096))]
+    pub constant: Option<String>,
+    /// Options of codec wav.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wav: Option<WavOptions>,
+    /// Options of codec image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageOptions>,
+    /// Options of codec text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<TextOptions>,
+    /// Options of codec labels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<LabelsOptions>,
+    /// Options of codec segments.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub segments: Option<SegmentsOptions>,
+}
+
+impl ModelTensor {
+    /// A tensor of this codec, everything else unset.
+    pub fn new(name: &str, codec: Codec) -> Self {
+        Self {
+            name: name.into(),
+            codec,
+            dtype: None,
+            shape: None,
+            constant: None,
+            wav: None,
+            image: None,
+            text: None,
+            labels: None,
+            segments: None,
+        }
+    }
+
+    /// The codec's options by the API's names, flat, as the agents' codecs take them: scalars as text, lists and objects
+    /// as JSON text.
+    pub fn codec_options(&self) -> types::CodecOptions {
+        let block = match self.codec {
+            Codec::Wav => self.wav.as_ref().map(serde_json::to_value),
+            Codec::Image => self.image.as_ref().map(serde_json::to_value),
+            Codec::Text => self.text.as_ref().map(serde_json::to_value),
+            Codec::Labels => self.labels.as_ref().map(serde_json::to_value),
+            Codec::Segments => self.segments.as_ref().map(serde_json::to_value),
+            Codec::Tensor | Codec::Json => None,
+        };
+        let Some(Ok(serde_json::Value::Object(fields))) = block else {
+            return BTreeMap::new();
+        };
+        let text = |value| match value {
+            serde_json::Value::String(text) => text,
+            other => other.to_string(),
+        };
+        fields.into_iter().map(|(name, value)| (name, text(value))).collect()
+    }
+}
+
+words! {
+    /// How bytes become tensors and tensors bytes.
+    Codec {
+        /// Raw little-endian elements.
+        Tensor = "tensor",
+        /// A WAV file, to mono float samples.
+        Wav = "wav",
+        /// A picture.
+        Image = "image",
+        /// Text through a tokenizer.
+        Text = "text",
+        /// Nested JSON arrays of numbers.
+        Json = "json",
+        /// Scores to names, best first.
+        Labels = "labels",
+        /// Speech probabilities to segments.
+        Segments = "segments",
+    }
+}
+
+impl From<Codec> for types::Codec {
+    fn from(codec: Codec) -> Self {
+        match codec {
+            Codec::Tensor => Self::Tensor,
+            Codec::Wav => Self::Wav,
+            Codec::Image => Self::Image,
+            Codec::Text => Self::Text,
+            Codec::Json => Self::Json,
+            Codec::Labels => Self::Labels,
+            Codec::Segments => Self::Segments,
+        }
+    }
+}
+
+words! {
+    /// PyTorch's element types.
+    Dtype {
+        /// 32 bit floating point.
+        Float32 = "float32",
+        /// 64 bit floating point.
+        Float64 = "float64",
+        /// 16 bit floating point.
+        Float16 = "float16",
+        /// Brain floating point.
+        Bfloat16 = "bfloat16",
+        /// 64 bit integer.
+        Int64 = "int64",
+        /// 32 bit integer.
+        Int32 = "int32",
+        /// 16 bit integer.
+        Int16 = "int16",
+        /// 8 bit integer.
+        Int8 = "int8",
+        /// 8 bit unsigned integer.
+        Uint8 = "uint8",
+        /// Truth value.
+        Bool = "bool",
+    }
+}
+
+impl From<Dtype> for types::Dtype {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::Float32 => Self::Float32,
+            Dtype::Float64 => Self::Float64,
+            Dtype::Float16 => Self::Float16,
+            Dtype::Bfloat16 => Self::Bfloat16,
+            Dtype::Int64 => Self::Int64,
+            Dtype::Int32 => Self::Int32,
+            Dtype::Int16 => Self::Int16,
+            Dtype::Int8 => Self::Int8,
+            Dtype::Uint8 => Self::Uint8,
+            Dtype::Bool => Self::Bool,
+        }
+    }
+}
+
+/// Options of codec wav.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WavOptions {
+    /// Samples a second that the model takes or gives. An input of another rate is resampled.
+    #[serde(default = "default_sample_rate")]
+    #[schemars(range(min = 1000, max = 384_000))]
+    pub sample_rate: i32,
+}
+
+fn default_sample_rate() -> i32 {
+    16_000
+}
+
+/// Options of codec image.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageOptions {
+    /// Width in pixels that an input is scaled to. Unset: its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 16_384))]
+    pub width: Option<i32>,
+    /// Height in pixels that an input is scaled to. Unset: its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 16_384))]
+    pub height: Option<i32>,
+    /// Subtracted from each channel, whose values are from 0 to 1; decimals in quotes, one a channel. Unset: 0.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4))]
+    pub mean: Vec<SignedDecimalString>,
+    /// Each channel is divided by it, after mean; decimals in quotes, one a channel. Unset: 1.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4))]
+    pub std: Vec<DecimalString>,
+}
+
+/// Options of codec text.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TextOptions {
+    /// The tokenizer between text and token ids. Unset: the tensor is the text's UTF-8 bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<Tokenizer>,
+    /// Most tokens of an input; what is longer is cut. Unset: the tokenizer's own limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_048_576))]
+    pub max_tokens: Option<i32>,
+}
+
+/// A tokenizer's file.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Tokenizer {
+    /// Where its file, a tokenizer.json, is read from, with spec.source's credentials.
+    pub uri: SourceUri,
+    /// Digest of the file.
+    pub digest: DigestString,
+}
+
+/// Options of codec labels.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LabelsOptions {
+    /// How many of the best labels the result has.
+    #[serde(default = "default_top_k")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub top_k: i32,
+    /// Names of the scores, in the tensor's order. Unset: their positions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1024), inner(length(max = 128)), extend("x-kubernetes-list-type" = "atomic"))]
+    pub labels: Vec<String>,
+}
+
+fn default_top_k() -> i32 {
+    5
+}
+
+/// Options of codec segments, by the names and defaults of Silero VAD.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SegmentsOptions {
+    /// Samples a second of the audio.
+    #[serde(default = "default_sample_rate")]
+    #[schemars(range(min = 1000, max = 384_000))]
+    pub sample_rate: i32,
+    /// Samples that one probability is about.
+    #[serde(default = "default_window_samples")]
+    #[schemars(range(min = 1, max = 65_536))]
+    pub window_samples: i32,
+    /// Probability from which on it is speech, as a decimal in quotes.
+    #[serde(default = "default_threshold")]
+    pub threshold: DecimalString,
+    /// Probability below which speech ends, as a decimal in quotes. Unset: threshold less 0.15.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub neg_threshold: Option<DecimalString>,
+    /// Shorter speech is dropped.
+    #[serde(default = "default_min_speech")]
+    #[schemars(range(min = 0, max = 60_000))]
+    pub min_speech_milliseconds: i64,
+    /// Shorter silence does not end a segment.
+    #[serde(default = "default_min_silence")]
+    #[schemars(range(min = 0, max = 60_000))]
+    pub min_silence_milliseconds: i64,
+    /// Added to both ends of a segment.
+    #[serde(default = "default_speech_pad")]
+    #[schemars(range(min = 0, max = 60_000))]
+    pub speech_pad_milliseconds: i64,
+    /// Longer segments are split. Unset: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 86_400))]
+    pub max_speech_seconds: Option<i64>,
+}
+
+fn default_window_samples() -> i32 {
+    512
+}
+
+fn default_threshold() -> DecimalString {
+    "0.5".into()
+}
+
+fn default_min_speech() -> i64 {
+    250
+}
+
+fn default_min_silence() -> i64 {
+    100
+}
+
+fn default_speech_pad() -> i64 {
+    30
+}
