@@ -136,6 +136,11 @@ pub struct JobSpec {
     pub model_digest: Digest,
     /// Its size.
     pub model_size: Bytes,
+    /// The variant chosen at admission.
+    pub variant: String,
+    /// How to decode the input, call the model and encode the output: journaled, so that a running job never depends on
+    /// a ModelArtifact that was deleted meanwhile. At most 64 KiB as JSON.
+    pub model: crate::model::ModelSpec,
     /// Device memory a task needs.
     pub memory: Bytes,
     /// Time one task should take on the reference machine, from the model's proving run (market.md): priced by it.
