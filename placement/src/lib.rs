@@ -1,1 +1,34 @@
-//! stub
+//! Decisions, and nothing else: which task is next, which nodes it fits, which is best, and why none does.
+//!
+//! ```text
+//! queue ─▶ filter ─▶ score ─▶ plan            what does not fit ─▶ why
+//!   next tasks   feasible   best   placements                       counted reasons
+//! ```
+//!
+//! * [`view`]: what a decision sees of the pool ([`Snapshot`]) and of a task ([`Request`])
+//! * [`queue`]: waiting jobs → the next tasks, in an order that can be explained
+//! * [`filter`]: a node and a task → the devices that fit, or the first [`Reason`] why none does
+//! * [`latency`]: what a task's run on a device should take
+//! * [`score`]: a device that fits → an ordered [`Score`]
+//! * [`plan`]: a snapshot and tasks → a [`Plan`]
+//! * [`why`]: the refused → counted reasons, a word for the job's condition, and what would help
+//!
+//! Here belongs what can be decided from its arguments alone. There is no clock, no randomness and no I/O, and no
+//! dependency beyond the standard library, `thiserror` and `nightshift-types`: so the simulator, the tests and
+//! production run the same code, and a plan can be replayed.
+
+pub mod filter;
+pub mod latency;
+pub mod plan;
+pub mod queue;
+pub mod score;
+pub mod view;
+pub mod why;
+
+pub use filter::{Ask, DeviceSet, Feasible, Reason, ReasonKind, filter};
+pub use latency::Prediction;
+pub use plan::{Placed, Plan, plan};
+pub use queue::{WaitingJob, WaitingTask};
+pub use score::{Score, Weights};
+pub use view::{DeviceView, NodeView, Request, Snapshot, Unavailable, ViewError};
+pub use why::{AdmittedReason, Change, Count, Nearest, Suggestion, WhyNot};

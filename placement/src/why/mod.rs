@@ -1,0 +1,128 @@
+//! In: a task that fits nowhere and the nodes → out: [`WhyNot`]: counted reasons, a word for the job's condition, and the
+//! change that would help.
+//! Invariant: the counts sum to the number of nodes; the same nodes give the same text.
+
+mod count;
+mod suggest;
+
+pub use count::{Count, Nearest};
+pub use suggest::{Change, Suggestion};
+
+use crate::filter::{Ask, Class, Reason, ReasonKind, failures, filter};
+use crate::view::NodeView;
+use std::fmt;
+
+/// Why no node takes a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WhyNot {
+    /// Nodes looked at.
+    pub total: usize,
+    /// By number of nodes, most first, then in the filters' order. The numbers sum to `total`.
+    pub counts: Vec<Count>,
+    reason: AdmittedReason,
+    suggestion: Option<Suggestion>,
+}
+
+/// The reasons of `Admitted=False` that a decision can give, in the API's precedence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum AdmittedReason {
+    /// No node could ever take it: class, size, tier, labels, taints, region or speed forbid.
+    NoMatchingNode,
+    /// Nodes could, but each asks more than the job may pay.
+    PriceAboveLimit,
+    /// A node would, were it free, available and ready.
+    WaitingForCapacity,
+}
+
+impl AdmittedReason {
+    /// The API's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoMatchingNode => "NoMatchingNode",
+            Self::PriceAboveLimit => "PriceAboveLimit",
+            Self::WaitingForCapacity => "WaitingForCapacity",
+        }
+    }
+}
+
+impl fmt::Display for AdmittedReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl WhyNot {
+    /// Looks at every node again, this time at every filter. Nodes that fit are not counted: ask only for a refused task.
+    pub fn explain<'n>(nodes: impl Iterator<Item = &'n NodeView>, ask: &Ask<'_>) -> Self {
+        let mut counts: Vec<Option<Count>> = vec![None; ReasonKind::ALL.len()];
+        let mut changes = Vec::new();
+        let mut reason = AdmittedReason::NoMatchingNode;
+        let mut total = 0;
+        for node in nodes {
+            let Err(first) = filter(node, ask) else { continue };
+            total += 1;
+            match &mut counts[first.kind() as usize] {
+                Some(count) => count.add(&first, node, ask),
+                empty => *empty = Some(Count::new(&first, node, ask)),
+            }
+            let devices = devices_failures(node, ask);
+            reason = reason.max(devices.iter().map(|reasons| outlook(reasons)).max().unwrap_or(reason));
+            changes.extend(suggest::changes(&devices, node, ask));
+        }
+        let mut counts: Vec<Count> = counts.into_iter().flatten().collect();
+        counts.sort_by_key(|count| (std::cmp::Reverse(count.nodes), count.kind));
+        Self { total, counts, reason, suggestion: suggest::choose(total, changes) }
+    }
+
+    /// The word for the job's `Admitted` condition.
+    ///
+    /// A node that fits but for passing reasons makes it `WaitingForCapacity`; else one that fails on money alone (and
+    /// passing reasons) `PriceAboveLimit`; else no node can ever take the task. Each thus holds exactly when those of the
+    /// API that stand before it do not.
+    pub fn admitted_reason(&self) -> AdmittedReason {
+        self.reason
+    }
+
+    /// The one change that would make it fit on most nodes; `None` where no single change does.
+    pub fn suggestion(&self) -> Option<&Suggestion> {
+        self.suggestion.as_ref()
+    }
+
+    /// The counted reasons and the suggestion: the condition's message.
+    pub fn message(&self) -> String {
+        match &self.suggestion {
+            Some(suggestion) => format!("{self}; {suggestion}"),
+            None => self.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for WhyNot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "0/{} nodes fit: ", self.total)?;
+        if self.total == 0 {
+            return f.write_str("no node has joined yet");
+        }
+        for (position, count) in self.counts.iter().enumerate() {
+            write!(f, "{}{count}", if position > 0 { ", " } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+/// What each device of a node fails; of a node without devices, what the node fails.
+fn devices_failures(node: &NodeView, ask: &Ask<'_>) -> Vec<Vec<Reason>> {
+    if node.devices.is_empty() {
+        return vec![failures(node, None, ask)];
+    }
+    node.devices.iter().map(|device| failures(node, Some(device), ask)).collect()
+}
+
+/// What one device promises.
+fn outlook(reasons: &[Reason]) -> AdmittedReason {
+    match reasons.iter().map(|reason| reason.kind().class()).max() {
+        Some(Class::Lasting) => AdmittedReason::NoMatchingNode,
+        Some(Class::Money) => AdmittedReason::PriceAboveLimit,
+        Some(Class::Passing) | None => AdmittedReason::WaitingForCapacity,
+    }
+}
