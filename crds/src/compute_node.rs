@@ -22,23 +22,14 @@ use std::collections::BTreeMap;
     category = "nightshift",
     derive = "PartialEq",
     selectable = ".spec.trustTier",
-    printcolumn(name = "Class", type_ = "string", json_path = ".status.devices[0].class"),
-    printcolumn(name = "Memory", type_ = "string", json_path = ".status.allocatable.deviceMemory"),
-    printcolumn(
-        name = "Price",
-        type_ = "string",
-        json_path = ".status.offer.pricePerHour",
-        description = "Points per hour"
-    ),
-    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
-    printcolumn(
-        name = "Available",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Available\")].status"
-    ),
-    printcolumn(name = "Reputation", type_ = "string", json_path = ".status.reputation"),
-    printcolumn(name = "Earned", type_ = "string", json_path = ".status.earned", description = "Points, all together"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn = r#"{"name":"Class","type":"string","jsonPath":".status.devices[0].class"}"#,
+    printcolumn = r#"{"name":"Memory","type":"string","jsonPath":".status.allocatable.deviceMemory"}"#,
+    printcolumn = r#"{"name":"Price","type":"string","jsonPath":".status.offer.pricePerHour","description":"Points per hour"}"#,
+    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
+    printcolumn = r#"{"name":"Available","type":"string","jsonPath":".status.conditions[?(@.type==\"Available\")].status"}"#,
+    printcolumn = r#"{"name":"Reputation","type":"string","jsonPath":".status.reputation"}"#,
+    printcolumn = r#"{"name":"Earned","type":"string","jsonPath":".status.earned","description":"Points, all together"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ComputeNodeSpec {
@@ -186,7 +177,7 @@ pub struct NodeDevice {
     #[schemars(schema_with = "schema::text_map::<32, 128>")]
     pub attributes: BTreeMap<String, String>,
     /// Bytes of its memory that Nightshift may use.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::quantity")]
     pub memory: Option<Quantity>,
 }
@@ -196,19 +187,19 @@ pub struct NodeDevice {
 #[serde(rename_all = "camelCase")]
 pub struct NodeResources {
     /// Bytes of device memory, of all devices together.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::quantity")]
     pub device_memory: Option<Quantity>,
     /// Bytes of main memory.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::quantity")]
     pub memory: Option<Quantity>,
     /// Processor cores.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::quantity")]
     pub cpu: Option<Quantity>,
     /// Bytes of disk for models, inputs and results.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::quantity")]
     pub storage: Option<Quantity>,
 }

@@ -29,22 +29,22 @@ use std::collections::BTreeMap;
     selectable = ".spec.modelRef.name",
     selectable = ".spec.queueName",
     selectable = ".status.state",
-    printcolumn(name = "State", type_ = "string", json_path = ".status.state"),
-    printcolumn(name = "Model", type_ = "string", json_path = ".spec.modelRef.name"),
-    printcolumn(name = "Done", type_ = "string", json_path = ".status.progress"),
-    printcolumn(name = "Cost", type_ = "string", json_path = ".status.cost", description = "Points charged so far"),
-    printcolumn(name = "Node", type_ = "string", json_path = ".status.nodes[0]"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(name = "Reason", type_ = "string", json_path = ".status.reason", priority = 1),
-    printcolumn(name = "Queue", type_ = "string", json_path = ".spec.queueName", priority = 1),
-    printcolumn(name = "Started", type_ = "date", json_path = ".status.startTime", priority = 1),
-    printcolumn(name = "Finished", type_ = "date", json_path = ".status.completionTime", priority = 1)
+    printcolumn = r#"{"name":"State","type":"string","jsonPath":".status.state"}"#,
+    printcolumn = r#"{"name":"Model","type":"string","jsonPath":".spec.modelRef.name"}"#,
+    printcolumn = r#"{"name":"Done","type":"string","jsonPath":".status.progress"}"#,
+    printcolumn = r#"{"name":"Cost","type":"string","jsonPath":".status.cost","description":"Points charged so far"}"#,
+    printcolumn = r#"{"name":"Node","type":"string","jsonPath":".status.nodes[0]"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
+    printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.reason","priority":1}"#,
+    printcolumn = r#"{"name":"Queue","type":"string","jsonPath":".spec.queueName","priority":1}"#,
+    printcolumn = r#"{"name":"Started","type":"date","jsonPath":".status.startTime","priority":1}"#,
+    printcolumn = r#"{"name":"Finished","type":"date","jsonPath":".status.completionTime","priority":1}"#
 )]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
     {"rule": "has(self.output) == has(oldSelf.output) && (!has(self.output) || self.output == oldSelf.output)",
      "message": "spec.output is immutable: create a new InferenceJob instead", "fieldPath": ".output"},
-    {"rule": "has(self.parameters) == has(oldSelf.parameters) && (!has(self.parameters) || self.parameters == oldSelf.parameters)",
+    {"rule": "(has(self.parameters) ? self.parameters : {}) == (has(oldSelf.parameters) ? oldSelf.parameters : {})",
      "message": "spec.parameters is immutable: create a new InferenceJob instead", "fieldPath": ".parameters"},
     {"rule": "has(self.backoffLimitPerIndex) == has(oldSelf.backoffLimitPerIndex) && (!has(self.backoffLimitPerIndex) || self.backoffLimitPerIndex == oldSelf.backoffLimitPerIndex)",
      "message": "spec.backoffLimitPerIndex is immutable: create a new InferenceJob instead", "fieldPath": ".backoffLimitPerIndex"},
@@ -318,11 +318,12 @@ pub struct InferenceInput {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32_768))]
     pub inline: Option<String>,
-    /// A batch: one task an item, each as inline would have it; at most 1000 items and 512 KiB together.
+    /// A batch: one task an item, each as inline would have it but at most 16 KiB long; at most 1000 items and
+    /// 512 KiB together.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(min = 1, max = 1000),
-        inner(length(max = 32_768)),
+        inner(length(max = 16_384)),
         extend("x-kubernetes-validations" = [
             {"rule": "self.map(item, size(bytes(item))).sum() <= 524288",
              "message": "{path} must be at most 512 KiB together: put them into a .jsonl file, one item a line, upload it with `nightshift push FILE` and set spec.input.uri to the store: URI it prints"},
@@ -370,7 +371,7 @@ pub struct InferenceOutput {
 #[serde(rename_all = "camelCase")]
 pub struct InferenceResources {
     /// Memory of the device, in bytes as a quantity such as 6Gi. Unset: what the model's variant says.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::quantity")]
     pub device_memory: Option<Quantity>,
 }

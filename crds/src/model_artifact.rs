@@ -22,24 +22,14 @@ use serde::{Deserialize, Serialize};
     category = "all",
     derive = "PartialEq",
     selectable = ".spec.visibility",
-    printcolumn(name = "Format", type_ = "string", json_path = ".spec.format"),
-    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
-    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
-    printcolumn(
-        name = "Cached",
-        type_ = "integer",
-        json_path = ".status.cachedNodes",
-        description = "Nodes that have the file"
-    ),
-    printcolumn(
-        name = "Loaded",
-        type_ = "integer",
-        json_path = ".status.loadedNodes",
-        description = "Nodes that have it in memory"
-    ),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(name = "License", type_ = "string", json_path = ".spec.license", priority = 1),
-    printcolumn(name = "Digest", type_ = "string", json_path = ".spec.digest", priority = 1)
+    printcolumn = r#"{"name":"Format","type":"string","jsonPath":".spec.format"}"#,
+    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
+    printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].reason"}"#,
+    printcolumn = r#"{"name":"Cached","type":"integer","jsonPath":".status.cachedNodes","description":"Nodes that have the file"}"#,
+    printcolumn = r#"{"name":"Loaded","type":"integer","jsonPath":".status.loadedNodes","description":"Nodes that have it in memory"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
+    printcolumn = r#"{"name":"License","type":"string","jsonPath":".spec.license","priority":1}"#,
+    printcolumn = r#"{"name":"Digest","type":"string","jsonPath":".spec.digest","priority":1}"#
 )]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -234,15 +224,15 @@ words! {
 #[serde(rename_all = "camelCase")]
 pub struct ModelMemory {
     /// Bytes of the weights, once for each loaded copy, as a quantity such as 2Gi.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::quantity")]
     pub weights: Option<Quantity>,
     /// Bytes of each input of a batch while it is computed, as a quantity such as 256Mi.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::quantity")]
     pub per_item: Option<Quantity>,
     /// Bytes of a worker process itself, once for each, as a quantity such as 512Mi.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::quantity")]
     pub context: Option<Quantity>,
 }

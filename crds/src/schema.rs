@@ -11,7 +11,7 @@ pub fn quantity(_: &mut SchemaGenerator) -> Schema {
         "x-kubernetes-int-or-string": true,
         "maxLength": 32,
         "x-kubernetes-validations": [{
-            "rule": "type(self) == int ? self >= 0 : (isQuantity(self) && quantity(self).sign() >= 0)",
+            "rule": "isQuantity(string(self)) && quantity(string(self)).compareTo(quantity('0')) >= 0",
             "message": "{path} must be a non-negative quantity, such as 512Mi, 6Gi or 8000000000",
         }],
     })
