@@ -1,0 +1,30 @@
+# The doors. `make` alone says what there is.
+SHELL := /bin/bash
+# rustup's cargo, also where no shell profile has run.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+.PHONY: help up test bench fmt lint deps
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+up: deps ## build a release and run a whole pool on this machine; ARGS="…" goes to `nightshift up`
+	cargo build --release -p nightshift-cli -p nightshift-agent
+	@exec $(TARGET)/release/nightshift up $(ARGS)
+
+test: deps ## format check, build, every test; ends with the counts; ARGS="-p CRATE …" narrows it
+	@scripts/test.sh $(ARGS)
+
+bench: deps ## every benchmark, or one: WHAT=placement|state|api|agent|gateway
+	@if [ -x bench/run ]; then exec bench/run $(WHAT); else echo "bench: there are no benchmarks yet" >&2; exit 1; fi
+
+fmt: ## format the code
+	cargo fmt --all
+
+lint: deps ## format, clippy, licences, generated files, the placement crate's purity
+	@scripts/lint.sh
+
+deps: ## fetch what this machine lacks into .deps/ (versions and hashes: scripts/deps.lock)
+	@scripts/deps.sh

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# What must hold before a commit is shown to others. Runs every check, then exits 1 if any failed, naming them.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export PATH="$PATH:$HOME/.cargo/bin"
+FAILED=()
+
+check() { # NAME COMMAND...
+  local name=$1
+  shift
+  printf '== %s: %s\n' "$name" "$*"
+  "$@" || FAILED+=("$name")
+}
+
+# Decisions stay pure: no runtime, no network, no store below the placement crate.
+placement_is_pure() {
+  local tree impure
+  tree=$(cargo tree -p nightshift-placement -e normal --prefix none) || return 1
+  impure=$(grep -E '^(tokio|kube|tonic|etcd)[a-z0-9_-]* ' <<<"$tree" | sort -u)
+  [ -z "$impure" ] && return
+  printf 'nightshift-placement must not depend on:\n%s\nsee: cargo tree -p nightshift-placement -e normal -i NAME\n' "$impure"
+  return 1
+}
+
+scripts_parse() {
+  local file code=0
+  for file in scripts/*.sh .ci/run; do bash -n "$file" || code=1; done
+  return "$code"
+}
+
+check scripts scripts_parse
+check format cargo fmt --all --check
+check purity placement_is_pure
+check clippy cargo clippy --workspace --all-targets -- -D warnings
+check generated cargo run --quiet -p nightshift-crds --bin crdgen -- --check
+if command -v cargo-deny >/dev/null; then
+  check licences cargo deny --all-features check bans licenses sources
+else
+  echo "== licences: not checked, cargo-deny is not installed (cargo install cargo-deny)"
+fi
+
+if [ ${#FAILED[@]} -gt 0 ]; then
+  echo "lint: failed: ${FAILED[*]}"
+  exit 1
+fi
+echo "lint: ok"

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Format check, build, tests. The last line has the counts of all test binaries together: "N passed, N failed, N skipped".
+#
+#   scripts/test.sh [ARGUMENTS OF cargo test]     without any: --workspace
+#
+# Exits with the first failing step's code. A test binary that died before it could report counts as one failure.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export PATH="$PWD/.deps/bin:$PATH:$HOME/.cargo/bin"
+[ $# -gt 0 ] || set -- --workspace
+
+LOG=$(mktemp)
+trap 'rm -f "$LOG"' EXIT
+
+# counts EXIT-CODE: the last line, from what cargo test printed.
+counts() {
+  awk -v code="$1" '
+    { gsub(/\033\[[0-9;]*m/, "") }
+    /^test result: / {
+      for (i = 2; i <= NF; i++) {
+        if ($i == "passed;") passed += $(i - 1)
+        if ($i == "failed;") failed += $(i - 1)
+        if ($i == "ignored;") skipped += $(i - 1)
+      }
+      if ($3 == "FAILED.") reported++
+    }
+    /^error: [0-9]+ targets? failed:/ { dead = $2 }
+    END {
+      if (dead > reported) failed += dead - reported
+      if (code != 0 && failed == 0) failed = 1
+      printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped
+    }' "$LOG"
+}
+
+step() {
+  printf '== %s\n' "$*"
+  "$@"
+  local code=$?
+  [ "$code" -eq 0 ] && return
+  printf 'failed: %s\n' "$*"
+  counts "$code"
+  exit "$code"
+}
+
+step cargo fmt --all --check
+# Tests start the real binaries.
+step cargo build --workspace --bins
+printf '== cargo test --no-fail-fast %s\n' "$*"
+cargo test --no-fail-fast "$@" 2>&1 | tee "$LOG"
+code=${PIPESTATUS[0]}
+counts "$code"
+exit "$code"
