@@ -62,7 +62,12 @@ impl DeviceSet {
     }
     /// Positions, rising.
     pub fn iter(self) -> impl Iterator<Item = usize> {
-        (0..MAX_DEVICES).filter(move |position| self.0 >> position & 1 == 1)
+        let mut left = self.0;
+        std::iter::from_fn(move || {
+            let position = (left != 0).then(|| left.trailing_zeros() as usize);
+            left &= left.wrapping_sub(1);
+            position
+        })
     }
 }
 

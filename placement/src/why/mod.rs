@@ -9,7 +9,7 @@ pub use count::{Count, Nearest};
 pub use suggest::{Change, Suggestion};
 
 use crate::filter::{Ask, Class, Reason, ReasonKind, failures, filter};
-use crate::view::NodeView;
+use crate::view::{MAX_DEVICES, NodeView};
 use std::fmt;
 
 /// Why no node takes a task.
@@ -115,7 +115,7 @@ fn devices_failures(node: &NodeView, ask: &Ask<'_>) -> Vec<Vec<Reason>> {
     if node.devices.is_empty() {
         return vec![failures(node, None, ask)];
     }
-    node.devices.iter().map(|device| failures(node, Some(device), ask)).collect()
+    node.devices.iter().take(MAX_DEVICES).map(|device| failures(node, Some(device), ask)).collect()
 }
 
 /// What one device promises.

@@ -1,0 +1,9 @@
+//! The decisions as their callers see them: through the public interface alone.
+
+mod filters;
+mod fixture;
+mod latency;
+mod messages;
+mod oracle;
+mod properties;
+mod queue;
