@@ -1,8 +1,10 @@
 //! Newtypes for ids. Text forms are stable: they stand in the journal, on the wire, in URLs and in certificates.
+//! The texts are shared, so that a clone costs no allocation: an id stands in many places of the state.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use thiserror::Error;
 
 /// Longest id text we accept at any boundary, in bytes.
@@ -36,7 +38,7 @@ macro_rules! text_id {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// Checks length and characters.
@@ -44,7 +46,7 @@ macro_rules! text_id {
                 let text = text.into();
                 let fits = !text.is_empty() && text.len() <= MAX_ID_BYTES;
                 let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
-                if fits && plain { Ok(Self(text)) } else { Err(IdError::Characters { kind: $kind, text: shorten(&text) }) }
+                if fits && plain { Ok(Self(text.into())) } else { Err(IdError::Characters { kind: $kind, text: shorten(&text) }) }
             }
             /// The id as text.
             pub fn as_str(&self) -> &str { &self.0 }
@@ -61,7 +63,7 @@ macro_rules! text_id {
             fn try_from(s: String) -> Result<Self, IdError> { Self::new(s) }
         }
         impl From<$name> for String {
-            fn from(id: $name) -> String { id.0 }
+            fn from(id: $name) -> String { id.0.as_ref().to_owned() }
         }
     };
 }

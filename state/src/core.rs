@@ -1,0 +1,153 @@
+//! In: commands. Out: batches to append, and effects that open only with the head that makes them durable.
+//! Invariant: replaying the batches taken gives exactly this state; an outcome and its ledger entry share a batch.
+
+use crate::batch::{BATCH_OVERHEAD, EVENT_OVERHEAD, EncodedBatch, Head, MAX_BATCH};
+use crate::command::{Command, Effect, Placement, Rejection};
+use crate::convert::encode_event;
+use crate::decide::decide;
+use crate::event::{Event, FORMAT};
+use crate::journal::{Journal, JournalError};
+use crate::state::State;
+use nightshift_types::{CellId, Epoch, Milliseconds, Timestamp};
+use std::collections::VecDeque;
+
+/// An open batch older than this is closed by the next command, so that a stalled journal does not stop the clock.
+const MAX_OPEN: Milliseconds = Milliseconds(1_000);
+
+/// The state, and what of it is not yet in the journal.
+///
+/// The state runs ahead of the journal by [`Core::backlog`]; whoever tells others of it waits for
+/// [`Core::sequence`] to be durable, as [`Submitted`] does. If an append fails for good, drop the core and recover.
+#[derive(Debug)]
+pub struct Core {
+    state: State,
+    /// After the last sealed batch.
+    head: Head,
+    sealed: VecDeque<EncodedBatch>,
+    open: Vec<Vec<u8>>,
+    open_bytes: usize,
+    open_time: Timestamp,
+}
+
+/// An answer whose effects wait for the journal.
+#[derive(Debug)]
+#[must_use = "its effects must be released once the journal has them"]
+pub struct Submitted {
+    sequence: u64,
+    effects: Vec<Effect>,
+    declined: Vec<(Placement, Rejection)>,
+}
+
+impl Submitted {
+    /// The batch that must be durable first.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+    /// Placements that were not accepted; may be acted on at once.
+    pub fn declined(&self) -> &[(Placement, Rejection)] {
+        &self.declined
+    }
+    /// The effects, if `head` (as [`Journal::append`] returned it) has them; else the answer again.
+    pub fn release(self, head: &Head) -> Result<Vec<Effect>, Self> {
+        if head.sequence >= self.sequence { Ok(self.effects) } else { Err(self) }
+    }
+}
+
+impl Core {
+    /// Folds the journal and starts leading: the first batch to append holds `LeaderStarted`.
+    pub async fn recover<J: Journal>(journal: &mut J, cell: CellId, now: Timestamp) -> Result<Self, JournalError> {
+        let mut state = State::default();
+        let mut fold = |batch: crate::Batch| batch.events.iter().for_each(|event| state.apply(batch.time, event));
+        let head = journal.load(&mut fold).await?;
+        let corrupt = |what: String| JournalError::Corrupt { sequence: head.sequence, what };
+        state.check_invariants().map_err(&corrupt)?;
+        if head.sequence > 0 && state.journal() != journal.epoch().journal {
+            return Err(corrupt(format!(
+                "its events are journal {}'s, its store {}'s",
+                state.journal(),
+                journal.epoch().journal
+            )));
+        }
+        if let Some(known) = state.cell().filter(|known| **known != cell) {
+            return Err(JournalError::WrongCell { found: known.clone(), expected: cell });
+        }
+        Ok(Self::lead(state, head, cell, journal.epoch().clone(), now))
+    }
+
+    /// Starts leading from a folded state and the head it was folded to.
+    pub fn lead(state: State, head: Head, cell: CellId, epoch: Epoch, now: Timestamp) -> Self {
+        let (sealed, open) = (VecDeque::new(), Vec::new());
+        let mut core = Self { state, head, sealed, open, open_bytes: BATCH_OVERHEAD, open_time: now };
+        let created = core.state.cell().is_none();
+        let create = Event::JournalCreated { journal: epoch.journal.clone(), cell, format: FORMAT };
+        core.take_in(created.then_some(create).into_iter().chain([Event::LeaderStarted { epoch }]).collect(), now);
+        core
+    }
+
+    /// What is true, including what is not yet durable.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Decides a command and takes its events in. A rejection changes nothing.
+    pub fn submit(&mut self, command: Command, now: Timestamp) -> Result<Submitted, Rejection> {
+        if !self.open.is_empty() && now.since(self.open_time) >= MAX_OPEN {
+            self.seal();
+        }
+        let time = if self.open.is_empty() { now.max(self.state.time()) } else { self.open_time };
+        let decision = decide(&self.state, command, time)?;
+        self.take_in(decision.events, time);
+        Ok(Submitted { sequence: self.sequence(), effects: decision.effects, declined: decision.declined })
+    }
+
+    /// The batch that holds the newest event: once it is durable, all of [`Core::state`] is.
+    pub fn sequence(&self) -> u64 {
+        self.head.sequence + u64::from(!self.open.is_empty())
+    }
+
+    /// Bytes decided and not yet taken; a caller whose journal stalls stops placing when this grows.
+    pub fn backlog(&self) -> usize {
+        let sealed: usize = self.sealed.iter().map(|batch| batch.bytes().len()).sum();
+        sealed + if self.open.is_empty() { 0 } else { self.open_bytes }
+    }
+
+    /// The next batch to append, if there is anything; to be appended in the order taken, each until it is durable.
+    pub fn take_batch(&mut self) -> Option<EncodedBatch> {
+        if self.sealed.is_empty() {
+            self.seal();
+        }
+        self.sealed.pop_front()
+    }
+
+    fn take_in(&mut self, events: Vec<Event>, time: Timestamp) {
+        let mut rest = events.as_slice();
+        while let Some(first) = rest.first() {
+            let more = rest[1..].iter().take_while(|event| event.follows()).count();
+            let (unit, next) = rest.split_at(1 + more);
+            rest = next;
+            let encoded: Vec<Vec<u8>> = unit.iter().map(encode_event).collect();
+            let bytes: usize = encoded.iter().map(|event| event.len() + EVENT_OVERHEAD).sum();
+            debug_assert!(bytes + BATCH_OVERHEAD <= MAX_BATCH, "{first:?} and what follows is too large");
+            if self.open_bytes + bytes > MAX_BATCH {
+                self.seal();
+            }
+            if self.open.is_empty() {
+                self.open_time = time.max(self.state.time());
+            }
+            self.open.extend(encoded);
+            self.open_bytes += bytes;
+            unit.iter().for_each(|event| self.state.apply(self.open_time, event));
+        }
+    }
+
+    fn seal(&mut self) {
+        if self.open.is_empty() {
+            return;
+        }
+        let events = std::mem::take(&mut self.open);
+        self.open_bytes = BATCH_OVERHEAD;
+        let batch = EncodedBatch::from_events(self.head.sequence + 1, self.open_time, self.head.hash, events);
+        self.head = batch.head();
+        self.sealed.push_back(batch);
+    }
+}

@@ -1,0 +1,245 @@
+//! In: plans and outcomes. Out: attempts and their ends. Invariant: only a running attempt settles, once, to its node's
+//! owner, by its quote; any other report is acknowledged and dropped.
+
+use super::{MAX_QUOTE, back_off, check_name, in_words, shorten, stop_running};
+use crate::command::{Decision, Effect, Outcome, Placement, Rejection};
+use crate::event::{Event, JobResult, MAX_INLINE_OUTPUT, OutputBody, OutputRef, Timings, job_reason};
+use crate::fold::counted;
+use crate::ledger::LedgerEntry;
+use crate::state::{Job, POISON_LOSSES, Running, State, TaskState};
+use nightshift_types::{AttemptId, CellId, FailureReason, JobId, Milliseconds, NodeId, PicoPoints, TaskId, Timestamp};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What the placements before this one in the same plan add to the state.
+#[derive(Default)]
+struct Planned {
+    jobs: BTreeMap<JobId, (u32, PicoPoints)>,
+    tasks: BTreeSet<TaskId>,
+}
+
+pub(super) fn place(state: &State, placements: Vec<Placement>, now: Timestamp) -> Result<Decision, Rejection> {
+    let cell = state.cell().ok_or(Rejection::NotStarted)?;
+    let mut planned = Planned::default();
+    let mut decision = Decision::default();
+    for placement in placements {
+        match place_one(state, cell, &mut planned, &placement, now) {
+            Ok(attempt) => {
+                let Placement { task: _, node, device, memory, quote } = placement;
+                let effect =
+                    Effect::Dispatch { attempt: attempt.clone(), node: node.clone(), device: device.clone(), memory };
+                decision.effects.push(effect);
+                decision.events.push(Event::TaskPlaced { attempt, node, device, memory, quote });
+            }
+            Err(rejection) => decision.declined.push((placement, rejection)),
+        }
+    }
+    let changed = planned.jobs.into_keys().map(|job| Effect::JobChanged { job });
+    decision.effects.extend(changed);
+    Ok(decision)
+}
+
+fn place_one(
+    state: &State,
+    cell: &CellId,
+    planned: &mut Planned,
+    placement: &Placement,
+    now: Timestamp,
+) -> Result<AttemptId, Rejection> {
+    let Placement { task: id, node, device, quote, .. } = placement;
+    check_name("device", device)?;
+    if *quote < PicoPoints::ZERO || *quote > MAX_QUOTE {
+        return Err(Rejection::Invalid { field: "quote", what: format!("{quote} must be 0 to {MAX_QUOTE}") });
+    }
+    let known = state.node(node).ok_or_else(|| Rejection::UnknownNode(node.clone()))?;
+    if known.revoked {
+        return Err(Rejection::NodeRevoked(node.clone()));
+    }
+    let job = state.job(&id.job).ok_or_else(|| Rejection::UnknownJob(id.job.clone()))?;
+    let task = job.tasks.get(id.index as usize).ok_or_else(|| Rejection::UnknownTask(id.clone()))?;
+    if job.result.is_some() {
+        return Err(Rejection::JobFinished(id.job.clone()));
+    }
+    if job.spec.suspend {
+        return Err(Rejection::Suspended(id.job.clone()));
+    }
+    match task.state {
+        TaskState::Waiting { not_before } if not_before > now => {
+            return Err(Rejection::BackOff { task: id.clone(), not_before });
+        }
+        TaskState::Waiting { .. } if !planned.tasks.contains(id) => {}
+        _ => return Err(Rejection::NotWaiting(id.clone())),
+    }
+    let (more, more_quotes) = planned.jobs.get(&id.job).copied().unwrap_or_default();
+    check_limits(job, more, more_quotes, *quote)?;
+    planned.jobs.insert(id.job.clone(), (more + 1, more_quotes + *quote));
+    planned.tasks.insert(id.clone());
+    Ok(AttemptId { cell: cell.clone(), task: id.clone(), number: task.attempts + 1 })
+}
+
+fn check_limits(job: &Job, more: u32, more_quotes: PicoPoints, quote: PicoPoints) -> Result<(), Rejection> {
+    let limit = job.spec.parallelism;
+    if job.running + more >= limit {
+        return Err(Rejection::OverParallelism { job: job.id.clone(), limit });
+    }
+    let committed = job.cost + job.reserved + more_quotes;
+    match job.spec.max_cost {
+        Some(limit) if committed + quote > limit => {
+            Err(Rejection::OverMaxCost { job: job.id.clone(), limit, committed, quote })
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn report(
+    state: &State,
+    node: NodeId,
+    attempt: AttemptId,
+    outcome: Outcome,
+    timings: Timings,
+    now: Timestamp,
+) -> Result<Decision, Rejection> {
+    let acknowledge = Effect::Acknowledge { node: node.clone(), attempt: attempt.clone() };
+    let mut decision = match (current(state, &node, &attempt)?, outcome) {
+        (None, _) => Decision::default(),
+        (Some((job, running)), Outcome::Success(output)) => succeed(state, job, running, output, timings)?,
+        (Some((job, running)), Outcome::Failure { reason, message }) => {
+            let (reason, message) = claimed(reason, message);
+            fail(job, running, reason, shorten(message), now)
+        }
+    };
+    decision.effects.insert(0, acknowledge);
+    Ok(decision)
+}
+
+pub(super) fn refuse(
+    state: &State,
+    node: NodeId,
+    attempt: AttemptId,
+    message: String,
+    now: Timestamp,
+) -> Result<Decision, Rejection> {
+    match current(state, &node, &attempt)? {
+        None => Ok(Decision::default()),
+        Some((job, running)) => Ok(fail(job, running, FailureReason::Refused, shorten(message), now)),
+    }
+}
+
+pub(super) fn lose(
+    state: &State,
+    node: &NodeId,
+    only: Option<&[AttemptId]>,
+    message: &str,
+    now: Timestamp,
+) -> Decision {
+    let only: Option<BTreeSet<&AttemptId>> = only.map(|attempts| attempts.iter().collect());
+    let lost =
+        state.running_on(node).filter(|running| only.as_ref().is_none_or(|only| only.contains(&running.attempt)));
+    let message = shorten(message.to_owned());
+    let mut decision = Decision::default();
+    let mut ended: BTreeSet<JobId> = BTreeSet::new();
+    let mut changed: BTreeSet<JobId> = BTreeSet::new();
+    for running in lost {
+        let Some(job) = state.job(&running.attempt.task.job) else { continue };
+        if ended.contains(&job.id) {
+            continue;
+        }
+        let one = fail(job, running, FailureReason::NodeLost, message.clone(), now);
+        if one.events.iter().any(|event| matches!(event, Event::JobFinished { .. })) {
+            ended.insert(job.id.clone());
+        }
+        decision.events.extend(one.events);
+        decision.effects.extend(one.effects.into_iter().filter(|effect| !matches!(effect, Effect::JobChanged { .. })));
+        changed.insert(job.id.clone());
+    }
+    decision.effects.extend(changed.into_iter().map(|job| Effect::JobChanged { job }));
+    decision
+}
+
+/// The running attempt a node speaks of; none if it is any other attempt.
+fn current<'a>(
+    state: &'a State,
+    node: &NodeId,
+    attempt: &AttemptId,
+) -> Result<Option<(&'a Job, &'a Running)>, Rejection> {
+    let Some(running) = state.current(attempt) else { return Ok(None) };
+    if running.node != *node {
+        return Err(Rejection::NotItsNode { attempt: attempt.clone(), node: node.clone() });
+    }
+    Ok(state.job(&attempt.task.job).map(|job| (job, running)))
+}
+
+/// What an agent may not say of itself becomes Internal: only the scheduler knows a node lost or a job cancelled.
+fn claimed(reason: FailureReason, message: String) -> (FailureReason, String) {
+    match reason {
+        FailureReason::NodeLost | FailureReason::Cancelled => {
+            (FailureReason::Internal, format!("the agent says {}", in_words(reason, &message)))
+        }
+        other => (other, message),
+    }
+}
+
+fn succeed(
+    state: &State,
+    job: &Job,
+    running: &Running,
+    output: OutputRef,
+    timings: Timings,
+) -> Result<Decision, Rejection> {
+    check_name("contentType", &output.content_type)?;
+    if let OutputBody::Inline(bytes) = &output.body
+        && bytes.len() > MAX_INLINE_OUTPUT
+    {
+        let what = format!("{} bytes, at most {MAX_INLINE_OUTPUT} are kept inline: store it as a blob", bytes.len());
+        return Err(Rejection::Invalid { field: "output", what });
+    }
+    let node = state.node(&running.node).ok_or_else(|| Rejection::UnknownNode(running.node.clone()))?;
+    let attempt = running.attempt.clone();
+    let entry = LedgerEntry::settlement(&attempt, &job.spec.queue, &node.owner, running.quote);
+    let mut events =
+        vec![Event::TaskSucceeded { attempt: attempt.clone(), output, timings }, Event::Transferred { entry }];
+    if job.succeeded as usize + 1 == job.tasks.len() {
+        events.push(Event::JobFinished { job: job.id.clone(), result: JobResult::Complete });
+    }
+    let effects = vec![Effect::Succeeded { attempt }, Effect::JobChanged { job: job.id.clone() }];
+    Ok(Decision { events, effects, ..Decision::default() })
+}
+
+pub(super) fn fail(job: &Job, running: &Running, reason: FailureReason, message: String, now: Timestamp) -> Decision {
+    let attempt = running.attempt.clone();
+    let ends = verdict(job, &attempt.task, reason, &message);
+    let task = &job.tasks[attempt.task.index as usize];
+    let wait = if counted(reason) { back_off(task.failures + 1) } else { 0 };
+    let requeue = ends.is_none().then(|| now.after(Milliseconds(wait)));
+    let mut events = vec![Event::AttemptFailed { attempt: attempt.clone(), reason, message, requeue }];
+    let mut effects = Vec::new();
+    if let Some(result) = ends {
+        let JobResult::Failed { reason, .. } = &result else { unreachable!("a failure fails the job") };
+        effects = stop_running(job, Some(&attempt), &format!("the job failed: {reason}"));
+        events.push(Event::JobFinished { job: job.id.clone(), result });
+    }
+    effects.push(Effect::JobChanged { job: job.id.clone() });
+    Decision { events, effects, ..Decision::default() }
+}
+
+/// Whether this failure is the job's end, and what the job then says.
+fn verdict(job: &Job, task: &TaskId, reason: FailureReason, message: &str) -> Option<JobResult> {
+    let words = in_words(reason, message);
+    let failed = |reason: &str, message: String| {
+        Some(JobResult::Failed { reason: reason.to_owned(), message: shorten(message) })
+    };
+    let losses = job.tasks[task.index as usize].losses + 1;
+    if reason == FailureReason::NodeLost && losses >= POISON_LOSSES {
+        return failed(job_reason::POISON_TASK, format!("task {} lost {losses} nodes; last: {words}", task.index));
+    }
+    if !reason.retryable() {
+        return failed(reason.as_str(), format!("task {}: {message}", task.index));
+    }
+    let limit = job.spec.backoff_limit;
+    if counted(reason) && job.failures + 1 > limit {
+        let failures = job.failures + 1;
+        let message =
+            format!("{failures} failed attempts, backoffLimit is {limit}; last: task {}: {words}", task.index);
+        return failed(job_reason::BACKOFF_LIMIT_EXCEEDED, message);
+    }
+    None
+}

@@ -1,0 +1,261 @@
+//! In: decisions. Out: what the journal keeps. Invariant: an event states a result, so that the fold never recomputes,
+//! reads a clock or fails; its time is its batch's.
+
+use crate::ledger::LedgerEntry;
+use nightshift_types::{
+    AttemptId, Bytes, CellId, Digest, Epoch, FailureReason, JobId, JobSpec, Milliseconds, NodeId, PicoPoints,
+    Timestamp, TokenId, TrustTier,
+};
+use std::sync::Arc;
+
+/// Format of events and batches that this version writes, and the highest it reads.
+pub const FORMAT: u32 = 1;
+/// Longest output kept in the journal itself; a longer one is a blob. Bytes.
+pub const MAX_INLINE_OUTPUT: usize = 4096;
+/// Longest message kept of a failure; decisions shorten. Bytes.
+pub const MAX_MESSAGE: usize = 1024;
+/// Longest name kept of a device, a content type, a namespace, a queue. Bytes.
+pub const MAX_NAME: usize = 253;
+/// Longest encoded JobSpec. Bytes.
+pub const MAX_SPEC: usize = 768 << 10;
+
+/// One fact. The order inside a batch is the order of the facts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// First event of every journal.
+    JournalCreated {
+        /// Minted with it; part of the epoch.
+        journal: String,
+        /// Part of every attempt id.
+        cell: CellId,
+        /// [`FORMAT`] of the writer.
+        format: u32,
+    },
+    /// A new leader: every running attempt is granted one whole lease from this event's time.
+    LeaderStarted {
+        /// Its epoch.
+        epoch: Epoch,
+    },
+    /// A join token was made.
+    TokenCreated {
+        /// Its public half.
+        id: TokenId,
+        /// SHA-256 of its secret half.
+        secret_hash: [u8; 32],
+        /// Not accepted from this time on.
+        expires: Timestamp,
+        /// Account name of who will own the node.
+        owner: String,
+        /// Tier of the node that joins with it.
+        tier: TrustTier,
+    },
+    /// A join token was spent: written before the certificate leaves.
+    TokenSpent {
+        /// Which.
+        id: TokenId,
+        /// SHA-256 of the public key that joined; the same key may ask again and gets the same node.
+        key_hash: [u8; 32],
+        /// The node it became.
+        node: NodeId,
+    },
+    /// A token is no longer needed: withdrawn, or long expired.
+    TokenForgotten {
+        /// Which.
+        id: TokenId,
+    },
+    /// A machine joined.
+    NodeJoined {
+        /// Its id.
+        node: NodeId,
+        /// Account name of its owner.
+        owner: String,
+        /// SHA-256 of its public key.
+        key_hash: [u8; 32],
+        /// As its token said.
+        tier: TrustTier,
+    },
+    /// A machine may no longer speak.
+    NodeRevoked {
+        /// Which.
+        node: NodeId,
+    },
+    /// A model's proving run ended well.
+    ModelProved {
+        /// The file.
+        digest: Digest,
+        /// Time one item takes on the reference machine.
+        reference: Milliseconds,
+    },
+    /// A job is known; its tasks wait.
+    JobAdmitted {
+        /// Its custom resource's uid.
+        job: JobId,
+        /// What it asks for.
+        spec: Arc<JobSpec>,
+    },
+    /// The mutable part of the custom resource changed.
+    JobUpdated {
+        /// Which.
+        job: JobId,
+        /// The new values, all of them.
+        update: JobUpdate,
+    },
+    /// A task runs: any earlier attempt of it is superseded.
+    TaskPlaced {
+        /// Its number is the task's count of attempts, this one included.
+        attempt: AttemptId,
+        /// Where.
+        node: NodeId,
+        /// Device of that node.
+        device: String,
+        /// Reserved on that device.
+        memory: Bytes,
+        /// Reserved against the queue; charged on success.
+        quote: PicoPoints,
+    },
+    /// A running attempt's result was accepted. Its settlement is the next event.
+    TaskSucceeded {
+        /// Which.
+        attempt: AttemptId,
+        /// The result.
+        output: OutputRef,
+        /// The agent's claim of where the time went.
+        timings: Timings,
+    },
+    /// A running attempt ended without a result.
+    AttemptFailed {
+        /// Which.
+        attempt: AttemptId,
+        /// Why.
+        reason: FailureReason,
+        /// In words, at most [`MAX_MESSAGE`] bytes.
+        message: String,
+        /// The task waits again, not placed before this time; `None`: the task has failed.
+        requeue: Option<Timestamp>,
+    },
+    /// A job ended: what still waited or ran of it is stopped.
+    JobFinished {
+        /// Which.
+        job: JobId,
+        /// How.
+        result: JobResult,
+    },
+    /// A finished job's custom resource is gone: it leaves memory. Its ledger entries stay.
+    JobForgotten {
+        /// Which.
+        job: JobId,
+    },
+    /// Points moved.
+    Transferred {
+        /// From where to where, and why.
+        entry: LedgerEntry,
+    },
+}
+
+impl Event {
+    /// Whether this event belongs to the one before it: never in another batch, unless a decision starts with it.
+    pub fn follows(&self) -> bool {
+        matches!(self, Self::Transferred { .. } | Self::JobFinished { .. } | Self::NodeJoined { .. })
+    }
+}
+
+/// What of a job may change after admission.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JobUpdate {
+    /// Custom resource generation these values come from.
+    pub generation: i64,
+    /// True: nothing is placed, and what runs is stopped and waits again.
+    pub suspend: bool,
+    /// Tasks running at once; lowering it stops nothing.
+    pub parallelism: u32,
+    /// Counted failures that the job survives.
+    pub backoff_limit: u32,
+    /// From the first placement.
+    pub active_deadline: Option<Milliseconds>,
+    /// Longest wait with nothing running.
+    pub pending_deadline: Option<Milliseconds>,
+}
+
+impl From<&JobSpec> for JobUpdate {
+    fn from(spec: &JobSpec) -> Self {
+        Self {
+            generation: spec.generation,
+            suspend: spec.suspend,
+            parallelism: spec.parallelism,
+            backoff_limit: spec.backoff_limit,
+            active_deadline: spec.active_deadline,
+            pending_deadline: spec.pending_deadline,
+        }
+    }
+}
+
+/// A result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutputRef {
+    /// The bytes, or where they are.
+    pub body: OutputBody,
+    /// MIME type, at most [`MAX_NAME`] bytes.
+    pub content_type: String,
+}
+
+/// Bytes of a result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OutputBody {
+    /// At most [`MAX_INLINE_OUTPUT`] bytes.
+    Inline(Vec<u8>),
+    /// In the blob store.
+    Blob {
+        /// What they hash to.
+        digest: Digest,
+        /// How many.
+        size: Bytes,
+    },
+}
+
+/// Where an attempt's time went, in microseconds; the agent's claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Timings {
+    /// Fetching model and input.
+    pub fetch_us: u64,
+    /// Loading the model.
+    pub load_us: u64,
+    /// Waiting for the device.
+    pub queue_us: u64,
+    /// Running the model.
+    pub compute_us: u64,
+    /// Decoding and encoding.
+    pub codec_us: u64,
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JobResult {
+    /// Every task succeeded.
+    Complete,
+    /// It cannot succeed any more.
+    Failed {
+        /// CamelCase word: a [`FailureReason`], or one of [`job_reason`].
+        reason: String,
+        /// In words.
+        message: String,
+    },
+    /// Somebody stopped it, or its custom resource is gone.
+    Cancelled {
+        /// In words.
+        message: String,
+    },
+}
+
+/// Reasons of failed jobs that are no [`FailureReason`].
+pub mod job_reason {
+    /// More counted failures than `backoffLimit`.
+    pub const BACKOFF_LIMIT_EXCEEDED: &str = "BackoffLimitExceeded";
+    /// A task took [`crate::POISON_LOSSES`] nodes with it.
+    pub const POISON_TASK: &str = "PoisonTask";
+    /// `activeDeadlineSeconds` passed.
+    pub const DEADLINE_EXCEEDED: &str = "DeadlineExceeded";
+    /// `pendingDeadlineSeconds` passed with nothing running.
+    pub const PENDING_DEADLINE_EXCEEDED: &str = "PendingDeadlineExceeded";
+    /// The custom resource was admitted by a journal that this one does not continue.
+    pub const JOURNAL_LOST: &str = "JournalLost";
+}

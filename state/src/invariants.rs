@@ -1,0 +1,103 @@
+//! In: a state. Out: whether its books agree. Invariant: recomputes everything from the tasks; never changes anything.
+
+use crate::state::{Job, State, TaskState};
+use nightshift_types::{NodeId, PicoPoints};
+use std::collections::{BTreeMap, BTreeSet};
+
+macro_rules! ensure {
+    ($what:expr, $($words:tt)*) => { if !$what { return Err(format!($($words)*)); } };
+}
+
+/// What the tasks say the indices should hold.
+#[derive(Default)]
+struct Books {
+    waiting: BTreeSet<(u64, u32)>,
+    running: BTreeMap<NodeId, BTreeSet<(u64, u32)>>,
+    reserved: BTreeMap<String, PicoPoints>,
+}
+
+impl State {
+    /// Proves the state consistent, or says what is not. Linear in its size; callable in production.
+    pub fn check_invariants(&self) -> Result<(), String> {
+        ensure!(self.misfits == 0, "{} events did not fit", self.misfits);
+        let mut books = Books::default();
+        for (number, job) in &self.jobs {
+            ensure!(
+                job.number == *number && self.numbers.get(&job.id) == Some(number),
+                "job {}: its number is lost",
+                job.id
+            );
+            ensure!(job.result.is_none() == self.unfinished.contains(number), "job {}: unfinished or not", job.id);
+            check_job(job, &mut books).map_err(|what| format!("job {}: {what}", job.id))?;
+        }
+        ensure!(self.numbers.len() == self.jobs.len(), "{} job ids for {} jobs", self.numbers.len(), self.jobs.len());
+        ensure!(self.unfinished.iter().all(|number| self.jobs.contains_key(number)), "an unfinished job is missing");
+        ensure!(books.waiting == self.waiting, "the index of waiting tasks is not the tasks'");
+        ensure!(books.running == self.running, "the index of running attempts is not the tasks'");
+        let unknown = self.running.keys().find(|node| !self.nodes.contains_key(node));
+        ensure!(unknown.is_none(), "work runs on unknown node {unknown:?}");
+        ensure!(self.forgotten.len() == self.forgotten_ids.len(), "the forgotten jobs differ");
+        self.check_ledger(&books)
+    }
+
+    fn check_ledger(&self, books: &Books) -> Result<(), String> {
+        let ledger = &self.ledger;
+        let sum: PicoPoints = ledger.balances().map(|(_, amount)| amount).sum();
+        ensure!(sum == PicoPoints::ZERO, "all balances together are {sum}, must be 0");
+        for (account, amount) in ledger.balances() {
+            let below = *account == nightshift_types::AccountId::Mint || amount >= PicoPoints::ZERO;
+            ensure!(below, "account {account} is at {amount}");
+        }
+        for (queue, book) in ledger.queues() {
+            let expected = books.reserved.get(queue).copied().unwrap_or_default();
+            ensure!(book.reserved == expected, "queue {queue} reserves {}, its tasks {expected}", book.reserved);
+        }
+        let earned: PicoPoints = self.nodes.values().map(|node| node.earned).sum();
+        let spent: PicoPoints = ledger.queues().map(|(_, book)| book.spent).sum();
+        ensure!(earned == spent, "nodes earned {earned}, queues spent {spent}");
+        let accepted: u64 = self.nodes.values().map(|node| node.succeeded).sum();
+        ensure!(accepted == ledger.entries(), "{accepted} accepted results, {} ledger entries", ledger.entries());
+        Ok(())
+    }
+}
+
+fn check_job(job: &Job, books: &mut Books) -> Result<(), String> {
+    let (mut running, mut succeeded, mut failed) = (0, 0, 0);
+    let (mut cost, mut reserved) = (PicoPoints::ZERO, PicoPoints::ZERO);
+    let done = job.result.is_some();
+    for (index, task) in job.tasks.iter().enumerate() {
+        let index = index as u32;
+        let success = matches!(task.state, TaskState::Succeeded(_));
+        ensure!(task.settlements == u32::from(success), "task {index} is settled {} times", task.settlements);
+        match &task.state {
+            TaskState::Waiting { .. } => {
+                ensure!(!done, "task {index} waits though the job is finished");
+                books.waiting.insert((job.number, index));
+            }
+            TaskState::Running(r) => {
+                ensure!(!done, "task {index} runs though the job is finished");
+                let own =
+                    r.attempt.task.index == index && r.attempt.task.job == job.id && r.attempt.number == task.attempts;
+                ensure!(own, "task {index} runs attempt {}", r.attempt);
+                running += 1;
+                reserved += r.quote;
+                books.running.entry(r.node.clone()).or_default().insert((job.number, index));
+            }
+            TaskState::Succeeded(s) => {
+                succeeded += 1;
+                cost += s.cost;
+            }
+            TaskState::Failed { .. } => failed += 1,
+            TaskState::Stopped => ensure!(done, "task {index} is stopped though the job is not finished"),
+        }
+    }
+    *books.reserved.entry(job.spec.queue.clone()).or_default() += reserved;
+    ensure!((job.running, job.succeeded, job.failed) == (running, succeeded, failed), "its counts are not its tasks'");
+    ensure!((job.cost, job.reserved) == (cost, reserved), "its cost is not its tasks'");
+    ensure!(done || failed == 0, "a task failed and the job did not");
+    ensure!(done || succeeded as usize != job.tasks.len(), "every task succeeded and the job is not finished");
+    if let Some(limit) = job.spec.max_cost {
+        ensure!(cost + reserved <= limit, "{cost} charged and {reserved} reserved exceed maxCost {limit}");
+    }
+    Ok(())
+}

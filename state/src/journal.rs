@@ -1,0 +1,116 @@
+//! In: batches. Out: the same batches, in order, for as long as the store lives. Invariant: `append` returns only when
+//! the batch is durable, and only for the holder of the newest epoch; no gaps, no forks.
+
+mod embedded;
+
+pub use embedded::EmbeddedJournal;
+
+use crate::batch::{Batch, EncodedBatch, Head};
+use crate::convert::DecodeError;
+use nightshift_types::{CellId, Epoch};
+use std::future::Future;
+use thiserror::Error;
+
+/// Why a journal did not do what it should.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum JournalError {
+    /// Another leader has a newer epoch, or ours ran out. The process must end: what it decided since is void.
+    #[error("this scheduler no longer leads: {0}")]
+    LostFence(String),
+    /// The store does not answer. The same batch may be appended again, until it is durable or the fence is lost.
+    #[error("the journal's store is not available: {0}")]
+    Unavailable(String),
+    /// Another process has it open.
+    #[error("{0}")]
+    InUse(String),
+    /// What is stored is not what was written.
+    #[error("the journal is corrupt at batch {sequence}: {what}; restore it from a backup")]
+    Corrupt {
+        /// Of the batch.
+        sequence: u64,
+        /// What is wrong.
+        what: String,
+    },
+    /// Written by a newer version.
+    #[error("the journal at batch {sequence} needs a newer version: {what}")]
+    UnknownFormat {
+        /// Of the batch.
+        sequence: u64,
+        /// What is unknown.
+        what: String,
+    },
+    /// Another cell's.
+    #[error("the journal belongs to cell {found}, this scheduler to {expected}")]
+    WrongCell {
+        /// Its cell.
+        found: CellId,
+        /// Ours.
+        expected: CellId,
+    },
+    /// A batch that does not continue the head; a bug of the caller.
+    #[error("batch {given} does not continue the journal's head {head}")]
+    OutOfOrder {
+        /// Of the batch.
+        given: u64,
+        /// Of the journal.
+        head: u64,
+    },
+    /// The store failed in a way that no retry mends.
+    #[error("the journal's store failed: {0}")]
+    Io(String),
+    /// Options that cannot work.
+    #[error("{0}")]
+    Config(String),
+}
+
+impl JournalError {
+    /// Whether the same call may be repeated.
+    pub fn retryable(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+
+    pub(crate) fn decode(sequence: u64, error: DecodeError) -> Self {
+        match error {
+            DecodeError::UnknownEvent | DecodeError::UnknownFormat(_) => {
+                Self::UnknownFormat { sequence, what: error.to_string() }
+            }
+            DecodeError::Malformed(_) | DecodeError::Field { .. } => {
+                Self::Corrupt { sequence, what: error.to_string() }
+            }
+        }
+    }
+}
+
+/// A durable, fenced, gapless sequence of batches. Opening one makes the caller its leader, with a new epoch.
+pub trait Journal: Send {
+    /// Every batch, oldest first, and the head they end at. Checks the chain. An error may come after some batches.
+    fn load(&mut self, each: &mut (dyn FnMut(Batch) + Send))
+    -> impl Future<Output = Result<Head, JournalError>> + Send;
+
+    /// Makes a batch durable and returns the new head. Repeating the newest batch is answered with the head: after
+    /// [`JournalError::Unavailable`] the caller repeats until it knows.
+    fn append(&mut self, batch: &EncodedBatch) -> impl Future<Output = Result<Head, JournalError>> + Send;
+
+    /// Who leads through this journal: the caller.
+    fn epoch(&self) -> &Epoch;
+
+    /// Where it ends, as far as this process knows.
+    fn head(&self) -> Head;
+}
+
+/// Checks that a batch continues `head`; `true` if it is the newest batch again.
+fn continues(head: &Head, batch: &EncodedBatch) -> Result<bool, JournalError> {
+    if batch.head() == *head {
+        return Ok(true);
+    }
+    if batch.bytes().len() > crate::batch::MAX_BATCH {
+        return Err(JournalError::Config(format!("batch {} has {} bytes", batch.sequence(), batch.bytes().len())));
+    }
+    let follows = batch.sequence() == head.sequence + 1 && batch.previous() == head.hash;
+    if follows { Ok(false) } else { Err(JournalError::OutOfOrder { given: batch.sequence(), head: head.sequence }) }
+}
+
+/// A new journal id: 128 random bits.
+fn mint_id() -> String {
+    hex::encode(rand::random::<[u8; 16]>())
+}

@@ -1,0 +1,217 @@
+//! In: batches. Out: a redb file. Invariant: one process has the file open; a commit is on disk before it returns.
+
+use super::{Journal, JournalError, continues, mint_id};
+use crate::batch::{Batch, EncodedBatch, Head};
+use crate::convert::{DecodeError, pb};
+use nightshift_types::Epoch;
+use prost::Message;
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// `journal`: its id; `revision`: u64, little-endian; `head`: a Head message.
+const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
+/// Batches by sequence.
+const BATCHES: TableDefinition<u64, &[u8]> = TableDefinition::new("batches");
+
+/// The journal of one machine.
+pub struct EmbeddedJournal {
+    database: Arc<Database>,
+    path: PathBuf,
+    epoch: Epoch,
+    head: Head,
+}
+
+impl EmbeddedJournal {
+    /// Opens or makes the file, with a new epoch. The folder must exist.
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self, JournalError> {
+        let path = path.as_ref().to_owned();
+        blocking(move || Self::open_now(path)).await
+    }
+
+    fn open_now(path: PathBuf) -> Result<Self, JournalError> {
+        let database = Database::create(&path).map_err(|error| open_error(&path, &error))?;
+        let (epoch, head) = take_over(&database).map_err(|error| error.at(&path))?;
+        Ok(Self { database: Arc::new(database), path, epoch, head })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Journal for EmbeddedJournal {
+    async fn load(&mut self, each: &mut (dyn FnMut(Batch) + Send)) -> Result<Head, JournalError> {
+        let mut head = Head::default();
+        while head.sequence < self.head.sequence {
+            let (database, path) = (self.database.clone(), self.path.clone());
+            let (next, batches) = blocking(move || read_page(&database, head).map_err(|error| error.at(&path))).await?;
+            head = next;
+            batches.into_iter().for_each(&mut *each);
+        }
+        if head != self.head {
+            return Err(JournalError::Corrupt {
+                sequence: head.sequence,
+                what: "the last batch is not the head's".into(),
+            });
+        }
+        Ok(head)
+    }
+
+    async fn append(&mut self, batch: &EncodedBatch) -> Result<Head, JournalError> {
+        if continues(&self.head, batch)? {
+            return Ok(self.head);
+        }
+        let (database, path, epoch, batch) =
+            (self.database.clone(), self.path.clone(), self.epoch.clone(), batch.clone());
+        let head = self.head;
+        self.head = blocking(move || write(&database, &epoch, head, &batch).map_err(|error| error.at(&path))).await?;
+        Ok(self.head)
+    }
+
+    fn epoch(&self) -> &Epoch {
+        &self.epoch
+    }
+
+    fn head(&self) -> Head {
+        self.head
+    }
+}
+
+/// A store's error, before it names the file.
+enum Failure {
+    Store(redb::Error),
+    Journal(JournalError),
+}
+
+impl Failure {
+    fn at(self, path: &Path) -> JournalError {
+        match self {
+            Self::Journal(error) => error,
+            Self::Store(redb::Error::Corrupted(what)) => {
+                JournalError::Corrupt { sequence: 0, what: format!("{}: {what}", path.display()) }
+            }
+            Self::Store(error) => JournalError::Io(format!("{}: {error}", path.display())),
+        }
+    }
+}
+
+impl<E: Into<redb::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+fn corrupt(sequence: u64, what: impl Into<String>) -> Failure {
+    Failure::Journal(JournalError::Corrupt { sequence, what: what.into() })
+}
+
+fn open_error(path: &Path, error: &DatabaseError) -> JournalError {
+    let path = path.display();
+    match error {
+        DatabaseError::DatabaseAlreadyOpen => JournalError::InUse(format!(
+            "{path} is open in another nightshift: stop that one first, or start this one with another data folder"
+        )),
+        DatabaseError::Storage(redb::StorageError::Corrupted(what)) => {
+            JournalError::Corrupt { sequence: 0, what: format!("{path}: {what}") }
+        }
+        other => JournalError::Io(format!("{path}: {other}")),
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, JournalError> + Send + 'static,
+) -> Result<T, JournalError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| JournalError::Io(error.to_string()))?
+}
+
+/// Raises the revision, and makes the journal if there is none.
+fn take_over(database: &Database) -> Result<(Epoch, Head), Failure> {
+    let write = database.begin_write()?;
+    let (epoch, head);
+    {
+        let mut meta = write.open_table(META)?;
+        write.open_table(BATCHES)?;
+        let journal = match meta.get("journal")? {
+            Some(id) => {
+                String::from_utf8(id.value().to_vec()).map_err(|_| corrupt(0, "the journal's id is no text"))?
+            }
+            None => mint_id(),
+        };
+        let last = read_revision(&meta)?;
+        head = read_head(&meta)?;
+        epoch = Epoch { journal, revision: last + 1 };
+        meta.insert("journal", epoch.journal.as_bytes())?;
+        meta.insert("revision", &epoch.revision.to_le_bytes()[..])?;
+    }
+    write.commit()?;
+    Ok((epoch, head))
+}
+
+fn read_revision(meta: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<u64, Failure> {
+    match meta.get("revision")? {
+        None => Ok(0),
+        Some(bytes) => {
+            Ok(u64::from_le_bytes(bytes.value().try_into().map_err(|_| corrupt(0, "the revision is not 8 bytes"))?))
+        }
+    }
+}
+
+fn read_head(meta: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<Head, Failure> {
+    let Some(bytes) = meta.get("head")? else { return Ok(Head::default()) };
+    let bad = |what: &str| corrupt(0, format!("the head record is malformed: {what}"));
+    let head = pb::Head::decode(bytes.value()).map_err(|error| bad(&error.to_string()))?;
+    let hash = head.hash.as_slice().try_into().map_err(|_| bad("its hash is not 32 bytes"))?;
+    Ok(Head { sequence: head.sequence, hash })
+}
+
+/// Batches after `head`, up to a few MiB.
+fn read_page(database: &Database, mut head: Head) -> Result<(Head, Vec<Batch>), Failure> {
+    const PAGE: usize = 4 << 20;
+    let table = database.begin_read()?.open_table(BATCHES)?;
+    let (mut batches, mut size) = (Vec::new(), 0);
+    for row in table.range(head.sequence + 1..)? {
+        let (key, value) = row?;
+        let wrong = |error: DecodeError| Failure::Journal(JournalError::decode(key.value(), error));
+        let (next, batch) = head.follow(value.value()).map_err(wrong)?;
+        if key.value() != next.sequence {
+            return Err(corrupt(key.value(), "the batch stands in another's place"));
+        }
+        head = next;
+        batches.push(batch);
+        size += value.value().len();
+        if size >= PAGE {
+            break;
+        }
+    }
+    if batches.is_empty() {
+        return Err(corrupt(head.sequence + 1, "the batch is missing"));
+    }
+    Ok((head, batches))
+}
+
+fn write(database: &Database, epoch: &Epoch, head: Head, batch: &EncodedBatch) -> Result<Head, Failure> {
+    let write = database.begin_write()?;
+    let new = batch.head();
+    {
+        let mut meta = write.open_table(META)?;
+        let revision = read_revision(&meta)?;
+        if revision != epoch.revision {
+            let what = format!("its epoch {} is older than {revision}", epoch.revision);
+            return Err(Failure::Journal(JournalError::LostFence(what)));
+        }
+        let stored = read_head(&meta)?;
+        if stored == new {
+            return Ok(new);
+        }
+        if stored != head {
+            return Err(corrupt(stored.sequence, "the head is not where this process left it"));
+        }
+        let record = pb::Head { sequence: new.sequence, hash: new.hash.to_vec(), revision };
+        meta.insert("head", record.encode_to_vec().as_slice())?;
+        write.open_table(BATCHES)?.insert(new.sequence, batch.bytes())?;
+    }
+    write.commit()?;
+    Ok(new)
+}
