@@ -7,10 +7,10 @@
 //!
 //! * [`view`]: what a decision sees of the pool ([`Snapshot`]) and of a task ([`Request`])
 //! * [`queue`]: waiting jobs → the next tasks, in an order that can be explained
-//! * [`filter`]: a node and a task → the devices that fit, or the first [`Reason`] why none does
+//! * [`mod@filter`]: a node and a task → the devices that fit, or the first [`Reason`] why none does
 //! * [`latency`]: what a task's run on a device should take
 //! * [`score`]: a device that fits → an ordered [`Score`]
-//! * [`plan`]: a snapshot and tasks → a [`Plan`]
+//! * [`mod@plan`]: a snapshot and tasks → a [`Plan`]
 //! * [`why`]: the refused → counted reasons, a word for the job's condition, and what would help
 //!
 //! Here belongs what can be decided from its arguments alone. There is no clock, no randomness and no I/O, and no

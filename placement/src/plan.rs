@@ -7,7 +7,7 @@ use crate::latency::{Prediction, predict, service};
 use crate::score::{Score, Weights, best};
 use crate::view::{NodeView, Request, Snapshot};
 use crate::why::WhyNot;
-use nightshift_types::{Bytes, Digest, JobId, NodeId, PicoPoints, TaskId};
+use nightshift_types::{Bytes, Digest, JobId, JobSpec, NodeId, PicoPoints, TaskId};
 use std::collections::BTreeMap;
 
 /// What to commit, and what to tell those that wait.
@@ -41,15 +41,49 @@ pub struct Placed {
 /// Decides every request, in the given order.
 pub fn plan(snapshot: &Snapshot, requests: &[Request], weights: &Weights) -> Plan {
     let mut pool = Working::new(snapshot);
+    let mut refusals = Refusals::default();
     let mut plan = Plan::default();
     for request in requests {
         let ask = Ask::new(request, pool.spent(&request.task.job));
-        match choose(&pool, &ask, weights) {
+        let known = refusals.of(request, &ask, plan.placements.len());
+        let place = if known.is_some() { None } else { choose(&pool, &ask, weights) };
+        match place {
             Some(place) => plan.placements.push(pool.take(place, request)),
-            None => plan.refused.push((request.task.clone(), WhyNot::explain(pool.nodes(), &ask))),
+            None => {
+                let why = known.unwrap_or_else(|| WhyNot::explain(pool.nodes(), &ask));
+                refusals.remember(request, &ask, plan.placements.len(), &why);
+                plan.refused.push((request.task.clone(), why));
+            }
         }
     }
     plan
+}
+
+/// Each job's last refusal: where nothing was placed since, the same demand is refused for the same reasons, without
+/// another look at every node. So a batch of thousands before a full pool costs one look.
+#[derive(Default)]
+struct Refusals<'r>(BTreeMap<&'r JobId, Refusal<'r>>);
+
+struct Refusal<'r> {
+    spec: &'r JobSpec,
+    input: Bytes,
+    budget: Option<PicoPoints>,
+    /// Placements in the plan at that time: they are what changes the working copy.
+    placements: usize,
+    why: WhyNot,
+}
+
+impl<'r> Refusals<'r> {
+    fn of(&self, request: &Request, ask: &Ask<'_>, placements: usize) -> Option<WhyNot> {
+        let last = self.0.get(&request.task.job)?;
+        let same = std::ptr::eq(last.spec, ask.spec) && (last.input, last.budget) == (ask.input, ask.budget);
+        (same && last.placements == placements).then(|| last.why.clone())
+    }
+
+    fn remember(&mut self, request: &'r Request, ask: &Ask<'r>, placements: usize, why: &WhyNot) {
+        let refusal = Refusal { spec: ask.spec, input: ask.input, budget: ask.budget, placements, why: why.clone() };
+        self.0.insert(&request.task.job, refusal);
+    }
 }
 
 /// A device of the working copy, by position.

@@ -7,3 +7,4 @@ mod messages;
 mod oracle;
 mod properties;
 mod queue;
+mod score;

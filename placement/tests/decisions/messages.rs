@@ -126,6 +126,15 @@ fn static_facts() {
 }
 
 #[test]
+fn no_single_change_is_suggested_where_two_are_needed() {
+    let taints = [taint("gpu", TaintEffect::NoSchedule), taint("disk", TaintEffect::NoExecute)];
+    let twice = why(nodes("a", 1, |n| n.taints = taints.to_vec()), |_| {});
+    assert_eq!(twice.message(), "0/1 nodes fit: 1 tainted (disk:NoExecute)");
+    let both = why(nodes("a", 1, |n| n.tier = TrustTier::Public), |s| s.regions = vec!["us".into()]);
+    assert_eq!(both.message(), "0/1 nodes fit: 1 below trust tier Vetted (best Public)");
+}
+
+#[test]
 fn passing_reasons() {
     let pool = [
         nodes("a", 1, |n| n.unschedulable = true),

@@ -13,6 +13,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 fn any_device() -> impl Strategy<Value = DeviceView> {
     let class = select(vec![DeviceClass::Cpu, DeviceClass::Cuda]);
@@ -107,8 +108,11 @@ fn any_requests() -> impl Strategy<Value = Vec<Request>> {
     vec((any_spec(), 1u32..8, proptest::option::of(0usize..12)), 1..4).prop_map(|jobs| {
         let mut requests = Vec::new();
         for (position, (spec, tasks, avoid)) in jobs.into_iter().enumerate() {
+            let spec = Arc::new(spec);
             for index in 0..tasks {
-                let mut request = request(&format!("job{position}"), index, spec.clone());
+                let mut request = request(&format!("job{position}"), index, crate::fixture::spec());
+                // As from the queue: a job's tasks share its spec.
+                request.spec = Arc::clone(&spec);
                 request.avoid = avoid.map(|i| NodeId::new(format!("n{i:02}")).unwrap()).into_iter().collect();
                 requests.push(request);
             }
@@ -201,6 +205,14 @@ proptest! {
         let first = plan(&pool, &requests, &weights);
         prop_assert_eq!(&first, &plan(&shuffled, &requests, &weights));
         prop_assert_eq!(&first, &plan(&pool, &requests, &weights));
+    }
+
+    /// Told apart by their specs' addresses, each task is looked at afresh: the same plan as with remembered refusals.
+    #[test]
+    fn a_remembered_refusal_is_what_another_look_finds(pool in any_pool(), mut requests in any_requests()) {
+        let remembered = plan(&pool, &requests, &Weights::default());
+        requests.iter_mut().for_each(|request| request.spec = Arc::new(JobSpec::clone(&request.spec)));
+        prop_assert_eq!(remembered, plan(&pool, &requests, &Weights::default()));
     }
 
     #[test]

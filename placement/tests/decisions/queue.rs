@@ -41,6 +41,8 @@ fn a_large_batch_delays_another_tenant_by_one_task() {
 fn who_has_least_begins() {
     let jobs = [job("a", "x", 1, 3, 1), job("b", "y", 9, 0, 1), job("c", "x", 0, 5, 0)];
     assert_eq!(order(&jobs, 10), "b/0 a/3");
+    // Inside a queue too, before who came first.
+    assert_eq!(order(&[job("a", "x", 1, 3, 1), job("b", "x", 9, 0, 1)], 10), "b/0 a/3");
 }
 
 #[test]
