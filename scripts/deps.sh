@@ -57,7 +57,9 @@ apt_install() {
   # Package lists are often missing or stale on a fresh machine.
   if as_root apt-get update >"$log" 2>&1 &&
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" >>"$log" 2>&1; then return; fi
-  die "could not install $*; type: sudo apt-get update && sudo apt-get install -y $*   ($(tail -n 1 "$log" 2>/dev/null))"
+  local why
+  why=$(tail -n 1 "$log")
+  die "could not install $*; type: sudo apt-get update && sudo apt-get install -y $*   (${why:-not root, and no sudo without a password})"
 }
 
 # --- pinned wheels ---
@@ -115,14 +117,17 @@ fetch() {
   for tag in $(awk '{ print $5 }' <<<"$lines"); do tags+=(--platform "$tag"); done
   pip download --quiet --disable-pip-version-check --no-cache-dir --no-input --no-deps --only-binary=:all: --require-hashes \
     --python-version 3.11 --implementation cp --abi cp311 "${tags[@]}" \
-    --dest "$TMP/$item" --requirement "$TMP/$item.txt" >"$TMP/pip.log" 2>&1 ||
-    die "$item: download failed: $(grep -m1 -E 'ERROR|rror:' "$TMP/pip.log" || tail -n1 "$TMP/pip.log"); check the network (or pip's proxy and index settings) and run it again"
+    --dest "$TMP/$item" --requirement "$TMP/$item.txt" >"$TMP/pip.log" 2>&1 && return
+  ! grep -q 'DO NOT MATCH THE HASHES' "$TMP/pip.log" ||
+    die "$item: what arrived is not the file that scripts/deps.lock names; nothing was installed; find out which of the two is wrong"
+  die "$item: download failed: $(grep -m1 -E 'ERROR|rror:' "$TMP/pip.log" || tail -n1 "$TMP/pip.log"); check the network (or pip's proxy and index settings) and run it again"
 }
 
 # unpack ITEM DEST REGEX STRIP: members of the item's wheels that match, their path cut by what STRIP matches.
 unpack() {
   python3 - "$TMP/$1" "$2" "$3" "$4" <<'PY'
-import glob, os, re, shutil, sys, zipfile
+import glob, os, re, shutil, signal, sys, zipfile
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 wheels, dest, want, strip = sys.argv[1:]
 for wheel in sorted(glob.glob(os.path.join(wheels, "*.whl"))):
     with zipfile.ZipFile(wheel) as z:
