@@ -99,9 +99,6 @@ pub(crate) struct Options {
     pub include_object: String,
     pub propagation_policy: Option<String>,
     pub orphan_dependents: Option<bool>,
-    pub grace_period: Option<i64>,
-    pub field_manager: String,
-    pub pretty: bool,
 }
 
 impl Options {
@@ -127,9 +124,6 @@ impl Options {
             include_object: text("includeObject"),
             propagation_policy: some("propagationPolicy"),
             orphan_dependents: boolean(&q, "orphanDependents")?,
-            grace_period: number(&q, "gracePeriodSeconds")?,
-            field_manager: text("fieldManager"),
-            pretty: boolean(&q, "pretty").ok().flatten().unwrap_or(false),
         })
     }
 }

@@ -56,10 +56,6 @@ impl ApiError {
         Self::new(403, "Forbidden", message).with(Self::resource_details(group, resource, name))
     }
 
-    pub fn forbidden_path(user: &str, path: &str, verb: &str) -> Self {
-        Self::new(403, "Forbidden", format!("forbidden: User {user:?} cannot {verb} path {path:?}")).with(json!({}))
-    }
-
     pub fn namespace_terminating(group: &str, resource: &str, name: &str, namespace: &str) -> Self {
         let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
         let mut e = Self::forbidden(group, resource, name, &why);
@@ -157,11 +153,6 @@ impl ApiError {
 
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self::new(503, "ServiceUnavailable", message).with(json!({"retryAfterSeconds": 1}))
-    }
-
-    pub fn too_many_requests() -> Self {
-        Self::new(429, "TooManyRequests", "too many requests, please try again later")
-            .with(json!({"retryAfterSeconds": 1}))
     }
 
     pub fn timeout(message: impl Into<String>) -> Self {
