@@ -1,10 +1,14 @@
-//! Field errors: in, a reason, a path and a detail; out, the cause of a `Status`.
-//! Invariant: `message` never repeats the path; `Display` joins the two as the real server does.
+//! Field errors.
+//!
+//! In: a reason, a path and a detail. Out: the cause of a `Status`. Invariant: `message` never
+//! repeats the path; `Display` joins the two as the real server does.
 
+use crate::gotext;
+use serde_json::Value;
 use std::fmt;
 
 /// Why a field was refused; the `reason` of a `Status` cause.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum CauseReason {
     /// A required value is absent.
     FieldValueRequired,
@@ -38,6 +42,19 @@ impl CauseReason {
             Self::FieldValueForbidden => "FieldValueForbidden",
         }
     }
+
+    /// The words with which a message of this reason begins.
+    fn title(self) -> &'static str {
+        match self {
+            Self::FieldValueRequired => "Required value",
+            Self::FieldValueInvalid | Self::FieldValueTypeInvalid => "Invalid value",
+            Self::FieldValueNotSupported => "Unsupported value",
+            Self::FieldValueTooLong => "Too long",
+            Self::FieldValueTooMany => "Too many",
+            Self::FieldValueDuplicate => "Duplicate value",
+            Self::FieldValueForbidden => "Forbidden",
+        }
+    }
 }
 
 impl fmt::Display for CauseReason {
@@ -46,25 +63,48 @@ impl fmt::Display for CauseReason {
     }
 }
 
-/// One field error, as Kubernetes' `field.Error`.
+/// One field error, as Kubernetes' `field.Error`: becomes a `Status` cause.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldError {
     /// The reason of the cause.
     pub reason: CauseReason,
     /// The path, such as `spec.input.items[3]`; `<nil>` for the whole object.
     pub field: String,
-    /// The detail without the path, such as `Required value`.
+    /// The detail without the path, such as `Required value` or `Invalid value: -1: must be …`.
     pub message: String,
 }
 
 impl FieldError {
-    /// Joins the three.
-    pub fn new(reason: CauseReason, field: impl Into<String>, message: impl Into<String>) -> Self {
-        Self {
-            reason,
-            field: field.into(),
-            message: message.into(),
+    /// An error that shows no value: `Required value`, `Forbidden: detail`.
+    pub fn new(reason: CauseReason, field: impl Into<String>, detail: &str) -> Self {
+        let title = reason.title();
+        let message = if detail.is_empty() { title.to_owned() } else { format!("{title}: {detail}") };
+        Self { reason, field: field.into(), message }
+    }
+
+    /// An error that shows the value: `Invalid value: 0: detail`.
+    pub fn with_value(reason: CauseReason, field: impl Into<String>, value: &Value, detail: &str) -> Self {
+        Self::with_text(reason, field, &gotext::bad_value(value), detail)
+    }
+
+    /// As `with_value`, of a value already rendered.
+    pub(crate) fn with_text(reason: CauseReason, field: impl Into<String>, value: &str, detail: &str) -> Self {
+        let mut message = format!("{}: {value}", reason.title());
+        if !detail.is_empty() {
+            message.push_str(": ");
+            message.push_str(detail);
         }
+        Self { reason, field: field.into(), message }
+    }
+
+    /// `Invalid value: "text": detail`.
+    pub fn invalid(field: impl Into<String>, text: &str, detail: &str) -> Self {
+        Self::with_text(CauseReason::FieldValueInvalid, field, &gotext::quote(text), detail)
+    }
+
+    /// `Required value: detail`.
+    pub fn required(field: impl Into<String>, detail: &str) -> Self {
+        Self::new(CauseReason::FieldValueRequired, field, detail)
     }
 }
 

@@ -11,6 +11,7 @@
 
 mod error;
 pub mod fields;
+mod gotext;
 pub mod patch;
 pub mod schema;
 pub mod strict;

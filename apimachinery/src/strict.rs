@@ -22,23 +22,13 @@ pub struct DecodeError {
 /// Decodes JSON.
 pub fn decode_json(body: &[u8]) -> Result<Decoded, DecodeError> {
     serde_json::from_slice(body)
-        .map(|value| Decoded {
-            value,
-            duplicate_fields: Vec::new(),
-        })
-        .map_err(|e| DecodeError {
-            message: e.to_string(),
-        })
+        .map(|value| Decoded { value, duplicate_fields: Vec::new() })
+        .map_err(|e| DecodeError { message: e.to_string() })
 }
 
 /// Decodes YAML.
 pub fn decode_yaml(body: &[u8]) -> Result<Decoded, DecodeError> {
     serde_yaml::from_slice(body)
-        .map(|value| Decoded {
-            value,
-            duplicate_fields: Vec::new(),
-        })
-        .map_err(|e| DecodeError {
-            message: e.to_string(),
-        })
+        .map(|value| Decoded { value, duplicate_fields: Vec::new() })
+        .map_err(|e| DecodeError { message: e.to_string() })
 }

@@ -50,19 +50,13 @@ pub fn merge_patch(target: &mut Value, patch: &Value) {
 /// RFC 6902.
 pub fn json_patch(_target: &mut Value, patch: &Value) -> Result<(), PatchError> {
     if !patch.is_array() {
-        return Err(PatchError::Malformed(
-            "a JSON patch is a list of operations".into(),
-        ));
+        return Err(PatchError::Malformed("a JSON patch is a list of operations".into()));
     }
     Ok(())
 }
 
 /// Kubernetes' strategic merge.
-pub fn strategic_merge_patch(
-    _kind: &PatchMeta,
-    target: &mut Value,
-    patch: &Value,
-) -> Result<(), PatchError> {
+pub fn strategic_merge_patch(_kind: &PatchMeta, target: &mut Value, patch: &Value) -> Result<(), PatchError> {
     merge_patch(target, patch);
     Ok(())
 }

@@ -1,6 +1,23 @@
 //! Structural schemas.
+//!
+//! In: the JSON of a CRD's schema, later objects. Out: a compiled [`Schema`], later pruned and
+//! defaulted objects and their errors. Invariant: every stage is a file of its own and follows the
+//! real server's stage of that name; a compiled schema is immutable and may be shared.
 
-use crate::FieldError;
+mod cel;
+mod compile;
+mod default;
+mod formats;
+mod list_type;
+mod metadata;
+mod node;
+mod outcome;
+mod prune;
+mod regexes;
+mod scalars;
+mod validate;
+
+use crate::{CauseReason, FieldError};
 use serde_json::Value;
 
 /// Why a schema does not compile.
@@ -13,33 +30,77 @@ pub struct SchemaError {
     pub message: String,
 }
 
-/// A compiled structural schema.
+impl SchemaError {
+    fn new(path: &str, message: &str) -> Self {
+        Self { path: path.to_owned(), message: message.to_owned() }
+    }
+}
+
+/// A compiled structural schema, with its CEL rules, of one CRD version or core kind.
+///
+/// Shared between threads; every method takes it by reference.
 #[derive(Debug)]
-pub struct Schema;
+pub struct Schema {
+    root: node::Node,
+    rules: cel::Rules,
+}
 
 impl Schema {
     /// Compiles the raw JSON of `spec.versions[].schema.openAPIV3Schema`.
+    ///
+    /// # Errors
+    /// The first mistake, with its path in the schema: no structural schema, a pattern or a rule
+    /// that does not compile, a rule that speaks of fields that do not exist.
     pub fn compile(open_api_v3_schema: &Value) -> Result<Schema, SchemaError> {
-        if !open_api_v3_schema.is_object() {
-            return Err(SchemaError {
-                path: "openAPIV3Schema".into(),
-                message: "must be an object".into(),
-            });
+        compile::schema(open_api_v3_schema)
+    }
+
+    /// Removes the fields that the schema does not name and returns their paths, such as
+    /// `spec.foo`: those of `metadata` first, the others sorted. `apiVersion`, `kind` and
+    /// `metadata` stay.
+    pub fn prune(&self, object: &mut Value) -> Vec<String> {
+        prune::prune(&self.root, object)
+    }
+
+    /// The paths that [`Schema::prune`] would remove.
+    pub fn unknown_fields(&self, object: &Value) -> Vec<String> {
+        prune::unknown(&self.root, object)
+    }
+
+    /// Drops nulls that the schema forbids and fills in defaults. Of `metadata` it drops what is
+    /// null or empty, as a decoded `ObjectMeta` would.
+    pub fn default(&self, object: &mut Value) {
+        default::default(&self.root, object);
+    }
+
+    /// Validates an object; `old` is the stored one on update.
+    ///
+    /// Structural errors come first. CEL rules run unless one of those is a wrong type, a missing
+    /// or unsupported value or a size, as the real server has it. What an update left unchanged is
+    /// not held against it.
+    pub fn validate(&self, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
+        let mut errors = validate::validate(&self.root, object, old);
+        if !self.root.has_rules {
+            return errors;
         }
-        Ok(Schema)
+        if errors.iter().any(blocks_rules) {
+            let detail = "some validation rules were not checked because the object was invalid; \
+                          correct the existing errors to complete validation";
+            errors.push(FieldError::with_value(CauseReason::FieldValueInvalid, "<nil>", &Value::Null, detail));
+        } else {
+            errors.extend(cel::validate(&self.root, &self.rules, object, old));
+        }
+        errors
     }
-    /// Removes unknown fields and returns their paths.
-    pub fn prune(&self, _object: &mut Value) -> Vec<String> {
-        Vec::new()
-    }
-    /// The paths of unknown fields.
-    pub fn unknown_fields(&self, _object: &Value) -> Vec<String> {
-        Vec::new()
-    }
-    /// Fills in defaults.
-    pub fn default(&self, _object: &mut Value) {}
-    /// Validates.
-    pub fn validate(&self, _object: &Value, _old: Option<&Value>) -> Vec<FieldError> {
-        Vec::new()
-    }
+}
+
+fn blocks_rules(error: &FieldError) -> bool {
+    matches!(
+        error.reason,
+        CauseReason::FieldValueNotSupported
+            | CauseReason::FieldValueRequired
+            | CauseReason::FieldValueTooLong
+            | CauseReason::FieldValueTooMany
+            | CauseReason::FieldValueTypeInvalid
+    )
 }
