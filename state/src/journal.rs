@@ -1,9 +1,13 @@
 //! In: batches. Out: the same batches, in order, for as long as the store lives. Invariant: `append` returns only when
 //! the batch is durable, and only for the holder of the newest epoch; no gaps, no forks.
 
+mod any;
 mod embedded;
+mod etcd;
 
+pub use any::AnyJournal;
 pub use embedded::EmbeddedJournal;
+pub use etcd::{EtcdJournal, EtcdOptions};
 
 use crate::batch::{Batch, EncodedBatch, Head};
 use crate::convert::DecodeError;
@@ -96,6 +100,9 @@ pub trait Journal: Send {
 
     /// Where it ends, as far as this process knows.
     fn head(&self) -> Head;
+
+    /// Ends when the lead is known to be lost, which an idle leader would not notice otherwise. Never, where it cannot be.
+    fn lost(&self) -> impl Future<Output = ()> + Send + 'static;
 }
 
 /// Checks that a batch continues `head`; `true` if it is the newest batch again.

@@ -77,6 +77,10 @@ impl Journal for EmbeddedJournal {
     fn head(&self) -> Head {
         self.head
     }
+
+    fn lost(&self) -> impl Future<Output = ()> + Send + 'static {
+        std::future::pending()
+    }
 }
 
 /// A store's error, before it names the file.
@@ -173,7 +177,8 @@ fn read_page(database: &Database, mut head: Head) -> Result<(Head, Vec<Batch>), 
     let (mut batches, mut size) = (Vec::new(), 0);
     for row in table.range(head.sequence + 1..)? {
         let (key, value) = row?;
-        let wrong = |error: DecodeError| Failure::Journal(JournalError::decode(key.value(), error));
+        let expected = head.sequence + 1;
+        let wrong = |error: DecodeError| Failure::Journal(JournalError::decode(expected, error));
         let (next, batch) = head.follow(value.value()).map_err(wrong)?;
         if key.value() != next.sequence {
             return Err(corrupt(key.value(), "the batch stands in another's place"));
@@ -208,7 +213,7 @@ fn write(database: &Database, epoch: &Epoch, head: Head, batch: &EncodedBatch) -
         if stored != head {
             return Err(corrupt(stored.sequence, "the head is not where this process left it"));
         }
-        let record = pb::Head { sequence: new.sequence, hash: new.hash.to_vec(), revision };
+        let record = pb::Head { sequence: new.sequence, hash: new.hash.to_vec() };
         meta.insert("head", record.encode_to_vec().as_slice())?;
         write.open_table(BATCHES)?.insert(new.sequence, batch.bytes())?;
     }

@@ -1,0 +1,220 @@
+//! In: batches. Out: keys under one etcd prefix of ours alone. Invariant: an append is one transaction that compares
+//! the leader key's create-revision and the head, so a deposed leader writes nothing and there are no gaps.
+//!
+//! | key | value |
+//! |---|---|
+//! | `PREFIX/journal` | the journal's id |
+//! | `PREFIX/leader` | who leads, on a lease; its create-revision is the epoch |
+//! | `PREFIX/head` | a Head message |
+//! | `PREFIX/batch/0000000000000001` | batches by sequence, hexadecimal |
+
+mod lead;
+mod options;
+
+pub use options::EtcdOptions;
+
+use super::{Journal, JournalError, continues, mint_id};
+use crate::batch::{Batch, EncodedBatch, Head};
+use crate::convert::pb;
+use etcd_client::{Client, Compare, CompareOp, GetOptions, KeyValue, KvClient, Txn, TxnOp, TxnOpResponse};
+use lead::Lead;
+use nightshift_types::Epoch;
+use options::{Keys, request};
+use prost::Message;
+use std::time::Duration;
+
+/// Batches in one page of `load`; with [`crate::MAX_BATCH`] it bounds an answer to 32 MiB.
+const PAGE: i64 = 32;
+const MAX_ANSWER: usize = 40 << 20;
+
+/// The journal of a cluster.
+pub struct EtcdJournal {
+    client: Client,
+    kv: KvClient,
+    keys: Keys,
+    timeout: Duration,
+    lead: Lead,
+    epoch: Epoch,
+    head: Head,
+    /// An append whose end we do not know: read the head before anything else.
+    uncertain: bool,
+}
+
+impl EtcdJournal {
+    /// Connects and waits until this process leads. Dropped before that, it stands back.
+    pub async fn campaign(options: &EtcdOptions) -> Result<Self, JournalError> {
+        let keys = Keys::new(&options.prefix)?;
+        let mut client = options.connect().await?;
+        let kv = client.kv_client().max_decoding_message_size(MAX_ANSWER);
+        let lead = Lead::campaign(&mut client, &keys, options).await?;
+        let epoch = Epoch { journal: String::new(), revision: lead.revision() as u64 };
+        let timeout = options.request_timeout;
+        let mut journal = Self { client, kv, keys, timeout, lead, epoch, head: Head::default(), uncertain: false };
+        journal.epoch.journal = journal.journal_id().await?;
+        journal.head = journal.stored_head().await?;
+        Ok(journal)
+    }
+
+    /// Gives the lead away at once, so that a standby need not wait for the lease.
+    pub async fn resign(mut self) -> Result<(), JournalError> {
+        self.lead.resign(&mut self.client, self.timeout).await
+    }
+
+    /// Compares that this process still leads.
+    fn fence(&self) -> Compare {
+        Compare::create_revision(self.keys.leader.as_str(), CompareOp::Equal, self.lead.revision())
+    }
+
+    fn lost_fence(&self) -> JournalError {
+        JournalError::LostFence(format!("epoch {} is over", self.epoch))
+    }
+
+    async fn journal_id(&mut self) -> Result<String, JournalError> {
+        let key = self.keys.journal.as_str();
+        let none = Compare::create_revision(key, CompareOp::Equal, 0);
+        let make = Txn::new().when([self.fence(), none]).and_then([TxnOp::put(key, mint_id(), None)]);
+        request(self.timeout, self.kv.txn(make)).await?;
+        let found = self.fenced_get(self.keys.journal.clone()).await?;
+        let id = found.ok_or_else(|| self.lost_fence())?;
+        String::from_utf8(id.value().to_vec()).map_err(|_| corrupt(0, "the journal's id is no text"))
+    }
+
+    /// Reads a key linearizably, if we still lead.
+    async fn fenced_get(&mut self, key: String) -> Result<Option<KeyValue>, JournalError> {
+        let txn = Txn::new().when([self.fence()]).and_then([TxnOp::get(key, None)]);
+        let answer = request(self.timeout, self.kv.txn(txn)).await?;
+        if !answer.succeeded() {
+            return Err(self.lost_fence());
+        }
+        Ok(answer.op_responses().into_iter().find_map(first_value))
+    }
+
+    async fn stored_head(&mut self) -> Result<Head, JournalError> {
+        let found = self.fenced_get(self.keys.head.clone()).await?;
+        found.map_or(Ok(Head::default()), |kv| decode_head(kv.value()))
+    }
+
+    /// One try: the new head, or what stands in its way.
+    async fn put(&mut self, batch: &EncodedBatch) -> Result<Head, JournalError> {
+        let new = batch.head();
+        let head_key = self.keys.head.as_str();
+        let unchanged = if self.head.sequence == 0 {
+            Compare::create_revision(head_key, CompareOp::Equal, 0)
+        } else {
+            Compare::value(head_key, CompareOp::Equal, head_value(&self.head))
+        };
+        let leads = Txn::new().when([self.fence()]).and_then([TxnOp::get(head_key, None)]);
+        let txn = Txn::new()
+            .when([self.fence(), unchanged])
+            .and_then([
+                TxnOp::put(self.keys.batch(new.sequence), batch.bytes(), None),
+                TxnOp::put(head_key, head_value(&new), None),
+            ])
+            .or_else([TxnOp::txn(leads)]);
+        let answer = request(self.timeout, self.kv.txn(txn)).await?;
+        if answer.succeeded() {
+            return Ok(new);
+        }
+        // Not ours to write: either the lead is lost, or an earlier try of this batch landed.
+        let inner = answer.op_responses().into_iter().find_map(|op| match op {
+            TxnOpResponse::Txn(inner) => Some(inner),
+            _ => None,
+        });
+        let inner = inner.filter(|inner| inner.succeeded()).ok_or_else(|| self.lost_fence())?;
+        let stored = inner.op_responses().into_iter().find_map(first_value);
+        let stored = stored.map_or(Ok(Head::default()), |kv| decode_head(kv.value()))?;
+        self.accept(stored, &new)
+    }
+
+    /// The head as stored, when it should be the old or the new one.
+    fn accept(&self, stored: Head, new: &Head) -> Result<Head, JournalError> {
+        if stored == *new {
+            return Ok(stored);
+        }
+        Err(corrupt(stored.sequence, format!("the head is not batch {} as this leader wrote it", self.head.sequence)))
+    }
+}
+
+impl Journal for EtcdJournal {
+    async fn load(&mut self, each: &mut (dyn FnMut(Batch) + Send)) -> Result<Head, JournalError> {
+        self.head = self.stored_head().await?;
+        let mut head = Head::default();
+        let end = self.keys.batch(self.head.sequence + 1);
+        while head.sequence < self.head.sequence {
+            let options = GetOptions::new().with_range(end.as_str()).with_limit(PAGE);
+            let page = self.kv.get(self.keys.batch(head.sequence + 1), Some(options));
+            let mut page = request(self.timeout.max(Duration::from_secs(30)), page).await?;
+            let rows = page.take_kvs();
+            if rows.is_empty() {
+                return Err(corrupt(head.sequence + 1, "the batch is missing"));
+            }
+            for row in rows {
+                let (next, batch) =
+                    head.follow(row.value()).map_err(|error| JournalError::decode(head.sequence + 1, error))?;
+                if row.key() != self.keys.batch(next.sequence).as_bytes() {
+                    return Err(corrupt(next.sequence, "the batch stands in another's place"));
+                }
+                head = next;
+                each(batch);
+            }
+        }
+        if head != self.head {
+            return Err(corrupt(head.sequence, "the last batch is not the head's"));
+        }
+        Ok(head)
+    }
+
+    async fn append(&mut self, batch: &EncodedBatch) -> Result<Head, JournalError> {
+        if self.uncertain {
+            let stored = self.stored_head().await?;
+            if stored != self.head {
+                self.head = self.accept(stored, &batch.head())?;
+            }
+            self.uncertain = false;
+        }
+        if continues(&self.head, batch)? {
+            return Ok(self.head);
+        }
+        // Also if this future is dropped before its end.
+        self.uncertain = true;
+        let head = self.put(batch).await?;
+        self.uncertain = false;
+        self.head = head;
+        Ok(head)
+    }
+
+    fn epoch(&self) -> &Epoch {
+        &self.epoch
+    }
+
+    fn head(&self) -> Head {
+        self.head
+    }
+
+    fn lost(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.lead.lost()
+    }
+}
+
+fn first_value(op: TxnOpResponse) -> Option<KeyValue> {
+    match op {
+        TxnOpResponse::Get(mut get) => get.take_kvs().into_iter().next(),
+        _ => None,
+    }
+}
+
+/// The same for every leader, so that it can be compared whole.
+fn head_value(head: &Head) -> Vec<u8> {
+    pb::Head { sequence: head.sequence, hash: head.hash.to_vec() }.encode_to_vec()
+}
+
+fn decode_head(bytes: &[u8]) -> Result<Head, JournalError> {
+    let bad = |what: String| corrupt(0, format!("the head is malformed: {what}"));
+    let head = pb::Head::decode(bytes).map_err(|error| bad(error.to_string()))?;
+    let hash = head.hash.as_slice().try_into().map_err(|_| bad("its hash is not 32 bytes".into()))?;
+    Ok(Head { sequence: head.sequence, hash })
+}
+
+fn corrupt(sequence: u64, what: impl Into<String>) -> JournalError {
+    JournalError::Corrupt { sequence, what: what.into() }
+}
