@@ -3,7 +3,8 @@
 #
 #   scripts/test.sh [ARGUMENTS OF cargo test]     without any: --workspace
 #
-# Exits with the first failing step's code. A test binary that died before it could report counts as one failure.
+# Exits non-zero if anything failed, format included. A test binary that died before it could report, or a build that
+# failed, counts as one failure.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export PATH="$PWD/.deps/bin:$PATH:$HOME/.cargo/bin"
@@ -32,21 +33,20 @@ counts() {
     }' "$LOG"
 }
 
-step() {
-  printf '== %s\n' "$*"
-  "$@"
-  local code=$?
-  [ "$code" -eq 0 ] && return
-  printf 'failed: %s\n' "$*"
+code=0
+printf '== cargo fmt --all --check\n'
+cargo fmt --all --check || code=$?
+# Tests start the real binaries.
+printf '== cargo build --workspace --bins\n'
+cargo build --workspace --bins || {
+  code=$?
   counts "$code"
   exit "$code"
 }
-
-step cargo fmt --all --check
-# Tests start the real binaries.
-step cargo build --workspace --bins
 printf '== cargo test --no-fail-fast %s\n' "$*"
 cargo test --no-fail-fast "$@" 2>&1 | tee "$LOG"
-code=${PIPESTATUS[0]}
-counts "$code"
+tests=${PIPESTATUS[0]}
+[ "$code" -eq 0 ] || echo "not formatted: run make fmt"
+counts "$tests"
+[ "$tests" -eq 0 ] || code=$tests
 exit "$code"
