@@ -1,1 +1,21 @@
-//! stub
+//! The control plane: controllers, the cycle, the edge.
+//!
+//! ```text
+//! controller/ ─▶ leader (cycle: queue ▶ filter ▶ score ▶ plan ▶ commit ▶ dispatch) ─▶ edge/session ─▶ agents
+//!     ▲ custom resources                  │ facts                                          │ outcomes
+//!     └────────────── status ◀────────────┴──────────────────◀─────────────────────────────┘
+//! ```
+
+pub mod blobs;
+pub mod controller;
+pub mod cycle;
+pub mod dispatch;
+pub mod edge;
+pub mod leader;
+pub mod metrics;
+pub mod models;
+pub mod nodes;
+pub mod prove;
+pub mod run;
+pub mod scrape;
+pub mod uri;

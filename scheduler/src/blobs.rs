@@ -1,0 +1,225 @@
+//! The blob store: content-addressed files in a folder, each readable by the namespaces it was granted to.
+//!
+//! in → streams of bytes · out → digests, files · invariant: a file under `sha256/` holds what its name says (written
+//! beside, hashed, synced, renamed); knowing a digest grants nothing.
+
+use nightshift_types::{Bytes, Digest, InputRef};
+use sha2::{Digest as _, Sha256};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use thiserror::Error;
+use tokio::fs::{self, File};
+use tokio::io::AsyncWriteExt;
+
+/// Grants to this name reach every namespace: models the operator seeded or pushed with `--public`.
+pub const EVERYONE: &str = "_public";
+
+/// Why a blob could not be stored or read.
+#[derive(Debug, Error)]
+pub enum BlobError {
+    /// Larger than the limit it was written under.
+    #[error("larger than the limit of {}", .0.human())]
+    TooLarge(Bytes),
+    /// The bytes are others than promised.
+    #[error("the bytes have digest {found}, expected {expected}")]
+    Mismatch {
+        /// What was promised.
+        expected: Digest,
+        /// What came.
+        found: Digest,
+    },
+    /// The disk's words.
+    #[error("blob store: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// A folder of blobs.
+#[derive(Debug)]
+pub struct BlobStore {
+    root: PathBuf,
+    staging: AtomicU64,
+}
+
+impl BlobStore {
+    /// Opens or makes the folder; half-written files of an earlier life are removed.
+    pub fn open(root: &Path) -> io::Result<Self> {
+        let staging = root.join("staging");
+        if staging.exists() {
+            std::fs::remove_dir_all(&staging)?;
+        }
+        for folder in [root.join("sha256"), root.join("grants"), staging] {
+            std::fs::create_dir_all(folder)?;
+        }
+        Ok(Self { root: root.into(), staging: AtomicU64::new(0) })
+    }
+
+    fn path(&self, digest: &Digest) -> PathBuf {
+        self.root.join("sha256").join(digest.hex())
+    }
+
+    fn grant_path(&self, namespace: &str, digest: &Digest) -> PathBuf {
+        self.root.join("grants").join(namespace).join(digest.hex())
+    }
+
+    /// Begins a blob of at most `limit` bytes.
+    pub async fn writer(&self, limit: Bytes) -> Result<BlobWriter, BlobError> {
+        let number = self.staging.fetch_add(1, Ordering::Relaxed);
+        let path = self.root.join("staging").join(number.to_string());
+        let file = File::create(&path).await?;
+        Ok(BlobWriter { file, path, hasher: Sha256::new(), written: 0, limit })
+    }
+
+    /// Ends a blob: synced, checked against `expected`, in place under its digest and granted to `namespace`.
+    pub async fn finish(
+        &self,
+        writer: BlobWriter,
+        namespace: &str,
+        expected: Option<Digest>,
+    ) -> Result<InputRef, BlobError> {
+        let BlobWriter { mut file, path, hasher, written, .. } = writer;
+        let found = Digest(hasher.finalize().into());
+        if let Some(expected) = expected.filter(|expected| *expected != found) {
+            let _ = fs::remove_file(&path).await;
+            return Err(BlobError::Mismatch { expected, found });
+        }
+        file.flush().await?;
+        file.sync_all().await?;
+        fs::rename(&path, self.path(&found)).await?;
+        sync_folder(&self.root.join("sha256")).await?;
+        self.grant(namespace, &found).await?;
+        Ok(InputRef { digest: found, size: Bytes(written) })
+    }
+
+    /// Stores bytes that are in memory.
+    pub async fn put(&self, namespace: &str, bytes: &[u8]) -> Result<InputRef, BlobError> {
+        let digest = Digest(Sha256::digest(bytes).into());
+        if let Some(known) = self.size(&digest).await {
+            self.grant(namespace, &digest).await?;
+            return Ok(InputRef { digest, size: known });
+        }
+        let mut writer = self.writer(Bytes(bytes.len() as u64)).await?;
+        writer.write(bytes).await?;
+        self.finish(writer, namespace, Some(digest)).await
+    }
+
+    /// Stores a file of this machine, by streaming it.
+    pub async fn put_file(&self, namespace: &str, path: &Path, limit: Bytes) -> Result<InputRef, BlobError> {
+        use tokio::io::AsyncReadExt;
+        let mut source = File::open(path).await?;
+        let mut writer = self.writer(limit).await?;
+        let mut buffer = vec![0u8; 1 << 18];
+        loop {
+            let n = source.read(&mut buffer).await?;
+            if n == 0 {
+                return self.finish(writer, namespace, None).await;
+            }
+            writer.write(&buffer[..n]).await?;
+        }
+    }
+
+    /// Lets `namespace` use a blob that is here.
+    pub async fn grant(&self, namespace: &str, digest: &Digest) -> Result<(), BlobError> {
+        let path = self.grant_path(namespace, digest);
+        if fs::try_exists(&path).await? {
+            return Ok(());
+        }
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).await?;
+        }
+        File::create(&path).await?.sync_all().await?;
+        Ok(())
+    }
+
+    async fn size(&self, digest: &Digest) -> Option<Bytes> {
+        fs::metadata(self.path(digest)).await.ok().map(|meta| Bytes(meta.len()))
+    }
+
+    /// The blob, if it is here and `namespace` may use it.
+    pub async fn stat(&self, namespace: &str, digest: &Digest) -> Option<InputRef> {
+        let size = self.size(digest).await?;
+        for name in [namespace, EVERYONE] {
+            if fs::try_exists(self.grant_path(name, digest)).await.unwrap_or(false) {
+                return Some(InputRef { digest: *digest, size });
+            }
+        }
+        None
+    }
+
+    /// The file's path; the caller has checked who asks.
+    pub fn file(&self, digest: &Digest) -> PathBuf {
+        self.path(digest)
+    }
+
+    /// The blob's bytes, at most `limit`; the caller has checked who asks.
+    pub async fn read(&self, digest: &Digest, limit: Bytes) -> Result<Vec<u8>, BlobError> {
+        let path = self.path(digest);
+        if fs::metadata(&path).await?.len() > limit.0 {
+            return Err(BlobError::TooLarge(limit));
+        }
+        Ok(fs::read(path).await?)
+    }
+}
+
+/// A renamed file survives a power cut only when its folder is synced too.
+async fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder).await?.sync_all().await
+}
+
+/// A blob being written.
+#[derive(Debug)]
+pub struct BlobWriter {
+    file: File,
+    path: PathBuf,
+    hasher: Sha256,
+    written: u64,
+    limit: Bytes,
+}
+
+impl BlobWriter {
+    /// Appends bytes; over the limit the half-written file is removed.
+    pub async fn write(&mut self, bytes: &[u8]) -> Result<(), BlobError> {
+        self.written += bytes.len() as u64;
+        if self.written > self.limit.0 {
+            let _ = fs::remove_file(&self.path).await;
+            return Err(BlobError::TooLarge(self.limit));
+        }
+        self.hasher.update(bytes);
+        self.file.write_all(bytes).await?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn namespaces_do_not_share() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = BlobStore::open(folder.path()).unwrap();
+        let blob = store.put("a", b"hello").await.unwrap();
+        assert_eq!(store.stat("a", &blob.digest).await, Some(blob));
+        assert_eq!(store.stat("b", &blob.digest).await, None);
+        assert_eq!(store.put("b", b"hello").await.unwrap(), blob);
+        assert_eq!(store.stat("b", &blob.digest).await, Some(blob));
+        assert_eq!(store.read(&blob.digest, Bytes(5)).await.unwrap(), b"hello");
+        assert!(matches!(store.read(&blob.digest, Bytes(4)).await, Err(BlobError::TooLarge(_))));
+        let public = store.put(EVERYONE, b"model").await.unwrap();
+        assert_eq!(store.stat("b", &public.digest).await, Some(public));
+    }
+
+    #[tokio::test]
+    async fn limits_and_mismatches_leave_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = BlobStore::open(folder.path()).unwrap();
+        let mut writer = store.writer(Bytes(3)).await.unwrap();
+        assert!(matches!(writer.write(b"four").await, Err(BlobError::TooLarge(_))));
+        let mut writer = store.writer(Bytes(9)).await.unwrap();
+        writer.write(b"four").await.unwrap();
+        let wrong = store.finish(writer, "a", Some(Digest([0; 32]))).await;
+        assert!(matches!(wrong, Err(BlobError::Mismatch { .. })));
+        assert_eq!(std::fs::read_dir(folder.path().join("staging")).unwrap().count(), 0);
+        assert_eq!(std::fs::read_dir(folder.path().join("sha256")).unwrap().count(), 0);
+    }
+}

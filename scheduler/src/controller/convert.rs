@@ -1,0 +1,278 @@
+//! Custom resource → domain: the one file that reads the API's types and writes ours.
+//!
+//! in → specs that passed the API server's schema · out → `JobSpec`, `ModelSpec`, `Variant` · invariant: what this
+//! version cannot do is refused by its field's name, never ignored.
+
+use crate::models::{ReadyModel, ReadyVariant};
+use nightshift_crds as crds;
+use nightshift_types as types;
+use nightshift_types::{Bytes, Codec, DeviceClass, Digest, Dtype, InputRef, JobSpec, Milliseconds, PicoPoints, Port};
+
+/// A spec that cannot be run as it is; the text names the field and the remedy.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Misconfigured(pub String);
+
+type Converted<T> = Result<T, Misconfigured>;
+
+fn no(text: impl Into<String>) -> Misconfigured {
+    Misconfigured(text.into())
+}
+
+/// What a batch may hold; its inputs' digests stand in one event of the journal.
+pub const MAX_TASKS: usize = 10_000;
+/// Weights and context are not known before a first run: memory assumed of a model that says nothing, above its file.
+const DEFAULT_CONTEXT: Bytes = Bytes::mebi(256);
+
+/// How a model is called.
+pub fn model_spec(spec: &crds::ModelArtifactSpec) -> Converted<types::ModelSpec> {
+    let ports = |list: &[crds::ModelTensor], field| -> Converted<Vec<Port>> {
+        list.iter().map(|tensor| port(tensor, field)).collect()
+    };
+    let model = types::ModelSpec {
+        method: spec.method.clone(),
+        inputs: ports(&spec.inputs, "spec.inputs")?,
+        outputs: ports(&spec.outputs, "spec.outputs")?,
+    };
+    match serde_json::to_vec(&model) {
+        Ok(bytes) if bytes.len() <= 64 << 10 => Ok(model),
+        _ => Err(no("spec.inputs and spec.outputs are more than 64 KiB together: shorten their labels or constants")),
+    }
+}
+
+fn port(tensor: &crds::ModelTensor, field: &str) -> Converted<Port> {
+    let codec: Codec = tensor.codec.as_str().parse().map_err(no)?;
+    if matches!(codec, Codec::Image | Codec::Text) {
+        let name = &tensor.name;
+        return Err(no(format!(
+            "{field} {name}: codec {codec} is not supported by this version: use tensor or json, and convert before you send"
+        )));
+    }
+    let dtype = match tensor.dtype {
+        Some(dtype) => dtype.as_str().parse().map_err(no)?,
+        None => default_dtype(tensor.constant.as_deref()),
+    };
+    Ok(Port {
+        name: tensor.name.clone(),
+        codec,
+        dtype,
+        shape: tensor.shape.clone().unwrap_or_default(),
+        constant: tensor.constant.clone(),
+        options: tensor.codec_options(),
+    })
+}
+
+/// Of a constant, PyTorch's own default for that JSON value; else what the codecs make.
+fn default_dtype(constant: Option<&str>) -> Dtype {
+    match constant.and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok()) {
+        Some(serde_json::Value::Bool(_)) => Dtype::Bool,
+        Some(serde_json::Value::Number(number)) if number.is_i64() => Dtype::Int64,
+        Some(serde_json::Value::Number(_)) => Dtype::Float64,
+        _ => Dtype::Float32,
+    }
+}
+
+/// One file of a model: where it comes from, and what it needs once its size is known.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VariantSource {
+    /// Its name; `default` for a model without variants.
+    pub name: String,
+    /// Where the bytes are.
+    pub uri: String,
+    /// What they hash to.
+    pub digest: Digest,
+    memory: Option<crds::ModelMemory>,
+    classes: Vec<DeviceClass>,
+}
+
+impl VariantSource {
+    /// With sizes; memory that the manifest leaves out is taken from the file's size and the proving run's peak.
+    pub fn variant(&self, file: &InputRef, proved_peak: Option<Bytes>) -> types::Variant {
+        let memory = self.memory.clone().unwrap_or_default();
+        let of = |quantity: &Option<crds::Quantity>| quantity.as_ref().and_then(|q| q.0.parse().ok());
+        let weights = of(&memory.weights).unwrap_or(file.size);
+        let context = of(&memory.context).unwrap_or_else(|| match proved_peak {
+            Some(peak) => peak.saturating_sub(weights),
+            None => DEFAULT_CONTEXT,
+        });
+        let per_item = of(&memory.per_item).unwrap_or(Bytes(0));
+        let classes = self.classes.clone();
+        types::Variant {
+            name: self.name.clone(),
+            digest: self.digest,
+            weights,
+            per_item,
+            context,
+            device_classes: classes,
+        }
+    }
+}
+
+/// A model's files, in the manifest's order.
+pub fn variant_sources(spec: &crds::ModelArtifactSpec) -> Converted<Vec<VariantSource>> {
+    if spec.source.credentials_secret_ref.is_some() {
+        return Err(no(
+            "spec.source.credentialsSecretRef is not supported by this version: `nightshift push FILE` and use the store: URI it prints",
+        ));
+    }
+    let digest = |text: &str| text.parse::<Digest>().map_err(|e| no(format!("spec.digest: {e}")));
+    if spec.variants.is_empty() {
+        return Ok(vec![VariantSource {
+            name: "default".into(),
+            uri: spec.source.uri.to_string(),
+            digest: digest(&spec.digest)?,
+            memory: None,
+            classes: Vec::new(),
+        }]);
+    }
+    let source = |variant: &crds::ModelVariant| {
+        Ok(VariantSource {
+            name: variant.name.clone(),
+            uri: variant.uri.as_ref().unwrap_or(&spec.source.uri).to_string(),
+            digest: digest(variant.digest.as_ref().unwrap_or(&spec.digest))?,
+            memory: variant.memory.clone(),
+            classes: variant.device_classes.iter().map(|class| (*class).into()).collect(),
+        })
+    };
+    spec.variants.iter().map(source).collect()
+}
+
+/// The variant a job runs: the one it names, else the first that runs on a class some node has, else the first.
+pub fn choose_variant<'a>(
+    model: &'a ReadyModel,
+    wanted: Option<&str>,
+    classes: &[DeviceClass],
+) -> Converted<&'a ReadyVariant> {
+    if let Some(wanted) = wanted {
+        let names = || model.variants.iter().map(|v| v.variant.name.as_str()).collect::<Vec<_>>().join(", ");
+        let found = model.variants.iter().find(|v| v.variant.name == wanted);
+        return found.ok_or_else(|| {
+            no(format!("spec.modelRef.variant: the model has no variant {wanted:?}, but {}: name one of them", names()))
+        });
+    }
+    let runs = |v: &&ReadyVariant| {
+        v.variant.device_classes.is_empty() || v.variant.device_classes.iter().any(|class| classes.contains(class))
+    };
+    let chosen = model.variants.iter().find(runs).or(model.variants.first());
+    chosen.ok_or_else(|| no("the model has no variants"))
+}
+
+/// What a job's spec asks for that this version does not do.
+pub fn check_supported(spec: &crds::InferenceJobSpec) -> Converted<()> {
+    let cases = [
+        (!spec.first_available.is_empty(), "spec.firstAvailable", "use spec.modelRef.variant"),
+        (spec.min_reputation.is_some(), "spec.minReputation", "use spec.minTrustTier"),
+        (spec.min_parallelism.is_some_and(|n| n > 1), "spec.minParallelism", "leave it out"),
+        (spec.output.is_some(), "spec.output", "leave it out and fetch results with `nightshift results`"),
+        (spec.input.credentials_secret_ref.is_some(), "spec.input.credentialsSecretRef", "use `nightshift push FILE`"),
+        (spec.backoff_limit_per_index.is_some(), "spec.backoffLimitPerIndex", "use spec.backoffLimit"),
+        (spec.failure_policy.is_some(), "spec.failurePolicy", "leave it out"),
+        (
+            spec.verification.is_some_and(|v| v != crds::Verification::None),
+            "spec.verification",
+            "leave it out or set None",
+        ),
+        (spec.priority_class_name.is_some(), "spec.priorityClassName", "leave it out"),
+    ];
+    match cases.iter().find(|(asked, _, _)| *asked) {
+        None => Ok(()),
+        Some((_, field, remedy)) => Err(no(format!("{field} is not supported by this version: {remedy}"))),
+    }
+}
+
+fn points(field: &str, text: &Option<crds::PointsString>) -> Converted<Option<PicoPoints>> {
+    let parsed = text.as_ref().map(crds::PointsString::pico).transpose();
+    parsed.map_err(|e| no(format!("{field}: {e}")))
+}
+
+fn seconds(value: Option<i64>) -> Option<Milliseconds> {
+    value.map(|s| Milliseconds((s.max(0) as u64).saturating_mul(1000)))
+}
+
+/// A custom resource as an object: its names and generation.
+#[derive(Debug, Clone, Copy)]
+pub struct Identity<'a> {
+    /// Kubernetes namespace.
+    pub namespace: &'a str,
+    /// Kubernetes name.
+    pub name: &'a str,
+    /// `metadata.generation`.
+    pub generation: i64,
+}
+
+/// The job as the journal keeps it.
+pub fn job_spec(
+    identity: Identity<'_>,
+    spec: &crds::InferenceJobSpec,
+    model: &ReadyModel,
+    chosen: &ReadyVariant,
+    inputs: Vec<InputRef>,
+) -> Converted<JobSpec> {
+    let memory = match spec.resources.as_ref().and_then(|r| r.device_memory.as_ref()) {
+        Some(quantity) => quantity.0.parse().map_err(|e| no(format!("spec.resources.deviceMemory: {e}")))?,
+        None => chosen.variant.memory_for_one(),
+    };
+    let job_tier: types::TrustTier = spec.min_trust_tier.into();
+    Ok(JobSpec {
+        namespace: identity.namespace.into(),
+        name: identity.name.into(),
+        generation: identity.generation,
+        model_name: spec.model_ref.name.clone(),
+        model_digest: chosen.file.digest,
+        model_size: chosen.file.size,
+        variant: chosen.variant.name.clone(),
+        model: model.spec.clone(),
+        memory,
+        reference: chosen.reference,
+        inputs,
+        parameters: spec.parameters.clone(),
+        objective: spec.objective.as_str().parse().map_err(no)?,
+        max_latency: spec.max_latency_milliseconds.map(|ms| Milliseconds(ms.max(0) as u64)),
+        max_price_per_hour: points("spec.maxPricePerHour", &spec.max_price_per_hour)?,
+        max_cost: points("spec.maxCost", &spec.max_cost)?,
+        device_classes: chosen.variant.device_classes.clone(),
+        node_selector: spec.node_selector.clone(),
+        tolerations: spec.tolerations.iter().map(toleration).collect::<Converted<_>>()?,
+        min_trust_tier: job_tier.max(model.min_trust_tier),
+        regions: spec.regions.clone(),
+        queue: spec.queue_name.clone(),
+        parallelism: spec.parallelism.max(0) as u32,
+        backoff_limit: spec.backoff_limit().max(0) as u32,
+        suspend: spec.suspend,
+        active_deadline: seconds(spec.active_deadline_seconds),
+        pending_deadline: seconds(spec.pending_deadline_seconds),
+    })
+}
+
+fn effect(text: &str) -> Converted<types::TaintEffect> {
+    match text {
+        "NoSchedule" => Ok(types::TaintEffect::NoSchedule),
+        "PreferNoSchedule" => Ok(types::TaintEffect::PreferNoSchedule),
+        "NoExecute" => Ok(types::TaintEffect::NoExecute),
+        other => Err(no(format!("effect {other:?} must be NoSchedule, PreferNoSchedule or NoExecute"))),
+    }
+}
+
+fn toleration(t: &crds::Toleration) -> Converted<types::Toleration> {
+    let operator = match t.operator.as_deref() {
+        None | Some("" | "Equal") => types::TolerationOperator::Equal,
+        Some("Exists") => types::TolerationOperator::Exists,
+        Some(other) => return Err(no(format!("spec.tolerations: operator {other:?} must be Equal or Exists"))),
+    };
+    Ok(types::Toleration {
+        key: t.key.clone().unwrap_or_default(),
+        operator,
+        value: t.value.clone().unwrap_or_default(),
+        effect: t.effect.as_deref().filter(|e| !e.is_empty()).map(effect).transpose()?,
+    })
+}
+
+/// A node's taints, as its operator set them; one with an unknown effect keeps everything away.
+pub fn taints(list: &[crds::Taint]) -> Vec<types::Taint> {
+    let taint = |t: &crds::Taint| types::Taint {
+        key: t.key.clone(),
+        value: t.value.clone().unwrap_or_default(),
+        effect: effect(&t.effect).unwrap_or(types::TaintEffect::NoSchedule),
+    };
+    list.iter().map(taint).collect()
+}

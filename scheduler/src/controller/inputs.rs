@@ -1,0 +1,119 @@
+//! A job's input → blobs, one a task, before the job is admitted.
+//!
+//! in → `spec.input` · out → digests in the job's namespace · invariant: after admission nothing of the input is read
+//! from anywhere but the blob store.
+
+use super::convert::{MAX_TASKS, Misconfigured};
+use crate::blobs::{BlobError, BlobStore};
+use crate::uri::{self, FetchError, FetchPolicy};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{Api, Client};
+use nightshift_crds::{ConfigMapKeyReference, InferenceInput};
+use nightshift_types::{Bytes, InputRef};
+use thiserror::Error;
+
+/// Largest `.jsonl` batch that is split, in bytes.
+const MAX_BATCH_FILE: Bytes = Bytes::mebi(64);
+
+/// Why a job's input is not there.
+#[derive(Debug, Error)]
+pub enum InputError {
+    /// The manifest must change.
+    #[error("{0}")]
+    Misconfigured(String),
+    /// It may come yet: a ConfigMap applied later, a source that is down.
+    #[error("{0}")]
+    NotYet(String),
+    /// The API server's words.
+    #[error(transparent)]
+    Api(#[from] kube::Error),
+}
+
+impl From<BlobError> for InputError {
+    fn from(error: BlobError) -> Self {
+        FetchError::from(error).into()
+    }
+}
+
+impl From<FetchError> for InputError {
+    fn from(error: FetchError) -> Self {
+        match error {
+            FetchError::Unreachable(text) => Self::NotYet(format!("spec.input.uri: {text}")),
+            other => Self::Misconfigured(format!("spec.input.uri: {other}")),
+        }
+    }
+}
+
+impl From<Misconfigured> for InputError {
+    fn from(error: Misconfigured) -> Self {
+        Self::Misconfigured(error.0)
+    }
+}
+
+/// Stores what `input` names, one blob a task.
+pub async fn resolve(
+    client: &Client,
+    store: &BlobStore,
+    policy: &FetchPolicy,
+    namespace: &str,
+    input: &InferenceInput,
+) -> Result<Vec<InputRef>, InputError> {
+    if let Some(text) = &input.inline {
+        return Ok(vec![store.put(namespace, text.as_bytes()).await?]);
+    }
+    if let Some(reference) = &input.config_map_key_ref {
+        let bytes = config_map_key(client, namespace, reference).await?;
+        return Ok(vec![store.put(namespace, &bytes).await?]);
+    }
+    if let Some(source) = &input.uri {
+        let blob = uri::fetch(store, policy, namespace, source, None).await?;
+        let batch = source.split(['?', '#']).next().is_some_and(|path| path.ends_with(".jsonl"));
+        return if batch { split_lines(store, namespace, &blob).await } else { Ok(vec![blob]) };
+    }
+    let mut inputs = Vec::with_capacity(input.items.len());
+    for item in &input.items {
+        inputs.push(store.put(namespace, item.as_bytes()).await?);
+    }
+    Ok(inputs)
+}
+
+async fn config_map_key(
+    client: &Client,
+    namespace: &str,
+    reference: &ConfigMapKeyReference,
+) -> Result<Vec<u8>, InputError> {
+    let ConfigMapKeyReference { name, key } = reference;
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    let Some(map) = maps.get_opt(name).await? else {
+        return Err(InputError::NotYet(format!(
+            "spec.input.configMapKeyRef: ConfigMap {name} is not in namespace {namespace}: apply it"
+        )));
+    };
+    let binary = map.binary_data.as_ref().and_then(|data| data.get(key)).map(|bytes| bytes.0.clone());
+    let text = || map.data.as_ref().and_then(|data| data.get(key)).map(|text| text.clone().into_bytes());
+    binary.or_else(text).ok_or_else(|| {
+        let binary = map.binary_data.iter().flat_map(|data| data.keys());
+        let keys: Vec<_> = map.data.iter().flat_map(|data| data.keys()).chain(binary).cloned().collect();
+        let there = keys.join(", ");
+        InputError::NotYet(format!(
+            "spec.input.configMapKeyRef: ConfigMap {name} has no key {key:?}, but [{there}]: add the key or name one of them"
+        ))
+    })
+}
+
+/// One task a line; empty lines are skipped.
+async fn split_lines(store: &BlobStore, namespace: &str, blob: &InputRef) -> Result<Vec<InputRef>, InputError> {
+    let bytes = store.read(&blob.digest, MAX_BATCH_FILE).await?;
+    let lines: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()).collect();
+    if lines.is_empty() || lines.len() > MAX_TASKS {
+        let count = lines.len();
+        let text =
+            format!("spec.input.uri: the .jsonl file has {count} lines, it must have 1 to {MAX_TASKS}: split it");
+        return Err(InputError::Misconfigured(text));
+    }
+    let mut inputs = Vec::with_capacity(lines.len());
+    for line in lines {
+        inputs.push(store.put(namespace, line.trim_ascii_end()).await?);
+    }
+    Ok(inputs)
+}

@@ -1,0 +1,346 @@
+//! InferenceJob → admitted job, and facts → its status.
+//!
+//! in → custom resources, changed jobs of the journal · out → commands, status patches, Events · invariant: idempotent;
+//! a job that was once admitted and is not in the journal is never silently run again.
+
+use super::conditions::{self, Wanted};
+use super::convert::{self, Identity};
+use super::inputs::{self, InputError};
+use super::{Context, merge_diff, status};
+use crate::leader::SubmitError;
+use crate::models::Readiness;
+use futures::StreamExt;
+use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::runtime::Controller;
+use kube::runtime::controller::{Action, Config};
+use kube::runtime::events::{Event, EventType};
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::watcher;
+use kube::{Api, Resource, ResourceExt};
+use nightshift_crds::{
+    FIELD_MANAGER, FINALIZER, InferenceJob, InferenceJobStatus, MANAGED_BY, job_condition as condition,
+};
+use nightshift_state::{Command, JobUpdate, Rejection};
+use nightshift_types::{JobId, Milliseconds, Timestamp};
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Duration;
+use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+
+/// Status of a job is written at most this often: what changes meanwhile is written together.
+const DEBOUNCE: Duration = Duration::from_millis(50);
+/// How soon a job is looked at again whose model or input is not there.
+const RETRY: Duration = Duration::from_secs(2);
+/// Jobs reconciled at once.
+const CONCURRENCY: u16 = 16;
+
+/// Why a reconciliation will be tried again.
+#[derive(Debug, Error)]
+pub enum ReconcileError {
+    /// The API server's words.
+    #[error(transparent)]
+    Api(#[from] kube::Error),
+    /// An object the API server should never give.
+    #[error("{0}")]
+    Object(String),
+    /// The leader's words.
+    #[error(transparent)]
+    Leader(#[from] SubmitError),
+}
+
+/// Reconciles every InferenceJob until `shutdown`.
+pub async fn run(context: Context, models_changed: tokio::sync::watch::Receiver<u64>, shutdown: CancellationToken) {
+    let jobs: Api<InferenceJob> = Api::all(context.client.clone());
+    let config = Config::default().debounce(DEBOUNCE).concurrency(CONCURRENCY);
+    let models = tokio_stream::wrappers::WatchStream::from_changes(models_changed).map(|_| ());
+    Controller::new(jobs, watcher::Config::default())
+        .with_config(config)
+        .reconcile_all_on(models)
+        .reconcile_on(changed(context.clone()))
+        .graceful_shutdown_on(shutdown.cancelled_owned())
+        .run(reconcile, on_error, Arc::new(context))
+        .for_each(|_| std::future::ready(()))
+        .await;
+}
+
+/// Jobs whose facts changed, as references to their objects.
+fn changed(context: Context) -> impl futures::Stream<Item = ObjectRef<InferenceJob>> + Send {
+    let (sender, receiver) = tokio::sync::mpsc::channel(1024);
+    tokio::spawn(async move {
+        loop {
+            let ids = context.leader.changed_jobs().take().await;
+            for id in ids {
+                let names = {
+                    let state = context.leader.state().await;
+                    state.job(&id).map(|job| (job.spec.name.clone(), job.spec.namespace.clone()))
+                };
+                let Some((name, namespace)) = names else { continue };
+                if sender.send(ObjectRef::new(&name).within(&namespace)).await.is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    tokio_stream::wrappers::ReceiverStream::new(receiver)
+}
+
+fn on_error(job: Arc<InferenceJob>, error: &ReconcileError, context: Arc<Context>) -> Action {
+    let expected = matches!(error, ReconcileError::Api(kube::Error::Api(status)) if matches!(status.code, 404 | 409));
+    if !expected {
+        tracing::warn!(namespace = job.namespace(), name = job.name_any(), %error, "job not reconciled; trying again");
+        context.leader.metrics().reconcile_errors.with_label_values(&["InferenceJob"]).inc();
+    }
+    Action::requeue(if expected { Duration::from_millis(100) } else { RETRY })
+}
+
+#[tracing::instrument(level = "debug", skip_all, fields(namespace = job.namespace(), name = job.name_any()))]
+async fn reconcile(job: Arc<InferenceJob>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    if job.spec.managed_by.as_deref().is_some_and(|manager| manager != MANAGED_BY) {
+        return Ok(Action::await_change());
+    }
+    let uid = job.uid().ok_or_else(|| ReconcileError::Object("an InferenceJob without uid".into()))?;
+    let id = JobId::new(uid).map_err(|e| ReconcileError::Object(e.to_string()))?;
+    if job.meta().deletion_timestamp.is_some() {
+        return delete(&job, &id, &context).await;
+    }
+    if !job.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
+        let mut finalizers = job.finalizers().to_vec();
+        finalizers.push(FINALIZER.into());
+        set_finalizers(&job, &context, finalizers).await?;
+        return Ok(Action::await_change());
+    }
+    let known = context.leader.state().await.job(&id).map(|known| known.spec.generation);
+    let next = match known {
+        Some(generation) => update(&job, &id, generation, &context).await?,
+        None => admit(&job, &id, &context).await?,
+    };
+    finish(&job, next, &context).await
+}
+
+/// What a reconciliation found.
+enum Next {
+    /// The journal knows the job: its facts are the status.
+    Facts(JobId),
+    /// The journal does not: this is the status, to be looked at again.
+    Waiting(InferenceJobStatus),
+    /// The journal does not and never will.
+    Terminal(InferenceJobStatus),
+}
+
+async fn update(job: &InferenceJob, id: &JobId, known: i64, context: &Context) -> Result<Next, ReconcileError> {
+    let generation = job.meta().generation.unwrap_or_default();
+    if generation > known {
+        let seconds = |value: Option<i64>| value.map(|s| Milliseconds((s.max(0) as u64).saturating_mul(1000)));
+        let update = JobUpdate {
+            generation,
+            suspend: job.spec.suspend,
+            parallelism: job.spec.parallelism.max(0) as u32,
+            backoff_limit: job.spec.backoff_limit().max(0) as u32,
+            active_deadline: seconds(job.spec.active_deadline_seconds),
+            pending_deadline: seconds(job.spec.pending_deadline_seconds),
+        };
+        match context.leader.submit(Command::UpdateJob { job: id.clone(), update }).await {
+            Ok(_) | Err(SubmitError::Rejected(Rejection::StaleGeneration { .. })) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(Next::Facts(id.clone()))
+}
+
+/// Admits a job that the journal does not know, or says why not.
+async fn admit(job: &InferenceJob, id: &JobId, context: &Context) -> Result<Next, ReconcileError> {
+    let before = job.status.clone().unwrap_or_default();
+    if status::is_terminal(&before) {
+        return Ok(Next::Terminal(before));
+    }
+    let generation = job.meta().generation;
+    let now = context.leader.now();
+    let unknown = |type_, value, reason: &str, message: &str| {
+        status::of_unknown(&before, Wanted { type_, status: Some(value), reason, message }, generation, now)
+    };
+    if conditions::is_true(&before.conditions, condition::ADMITTED) || context.leader.state().await.forgotten(id) {
+        let message = "the journal no longer knows this job, which had been admitted; it is not run again: \
+                       create it anew if it should be";
+        return Ok(Next::Terminal(unknown(condition::FAILED, true, "JournalLost", message)));
+    }
+    match prepare(job, context).await? {
+        Prepared::Ready(spec) => {
+            context.leader.submit(Command::AdmitJob { job: id.clone(), spec: Arc::new(*spec) }).await?;
+            Ok(Next::Facts(id.clone()))
+        }
+        Prepared::NotYet { reason, message } => {
+            Ok(Next::Waiting(unknown(condition::ADMITTED, false, &reason, &message)))
+        }
+        Prepared::Never { reason, message } => Ok(Next::Terminal(unknown(condition::FAILED, true, &reason, &message))),
+    }
+}
+
+/// A manifest on its way to the journal.
+enum Prepared {
+    Ready(Box<nightshift_types::JobSpec>),
+    NotYet { reason: String, message: String },
+    Never { reason: String, message: String },
+}
+
+async fn prepare(job: &InferenceJob, context: &Context) -> Result<Prepared, ReconcileError> {
+    let not_yet = |reason: &str, message: String| Prepared::NotYet { reason: reason.into(), message };
+    let namespace = job.namespace().unwrap_or_default();
+    if let Err(error) = convert::check_supported(&job.spec) {
+        return Ok(not_yet("Misconfigured", error.to_string()));
+    }
+    let name = &job.spec.model_ref.name;
+    let model = match context.leader.models().find(&namespace, name) {
+        None => {
+            let message =
+                format!("ModelArtifact {name} is not in namespace {namespace}, nor public elsewhere: apply it");
+            return Ok(not_yet("ModelNotReady", message));
+        }
+        Some((_, Readiness::Waiting { reason, message })) => {
+            return Ok(not_yet("ModelNotReady", format!("ModelArtifact {name}: {reason}: {message}")));
+        }
+        Some((_, Readiness::Broken { reason, message })) => {
+            return Ok(Prepared::Never { reason, message: format!("ModelArtifact {name}: {message}") });
+        }
+        Some((_, Readiness::Ready(model))) => model,
+    };
+    let chosen =
+        convert::choose_variant(&model, job.spec.model_ref.variant.as_deref(), &context.leader.nodes().classes());
+    let chosen = match chosen {
+        Ok(chosen) => chosen,
+        Err(error) => return Ok(not_yet("Misconfigured", error.to_string())),
+    };
+    let blobs = context.leader.blobs();
+    let inputs = inputs::resolve(&context.client, blobs, &context.policy, &namespace, &job.spec.input).await;
+    let inputs = match inputs {
+        Ok(inputs) => inputs,
+        Err(InputError::Api(error)) => return Err(error.into()),
+        Err(InputError::Misconfigured(text) | InputError::NotYet(text)) => return Ok(not_yet("Misconfigured", text)),
+    };
+    let object = job.name_any();
+    let generation = job.meta().generation.unwrap_or_default();
+    let identity = Identity { namespace: &namespace, name: &object, generation };
+    match convert::job_spec(identity, &job.spec, &model, chosen, inputs) {
+        Ok(spec) => Ok(Prepared::Ready(Box::new(spec))),
+        Err(error) => Ok(not_yet("Misconfigured", error.to_string())),
+    }
+}
+
+/// Writes the status if it changed, tells Events of what is new, and says when to look again.
+async fn finish(job: &InferenceJob, next: Next, context: &Context) -> Result<Action, ReconcileError> {
+    let before = job.status.clone().unwrap_or_default();
+    let (status, action) = match next {
+        Next::Waiting(status) => (status, Action::requeue(RETRY)),
+        Next::Terminal(status) => (status, Action::await_change()),
+        Next::Facts(id) => {
+            let why = context.leader.why(&id);
+            let url = results_url(context, job);
+            let state = context.leader.state().await;
+            let Some(facts) = state.job(&id) else { return Ok(Action::requeue(RETRY)) };
+            (status::of_job(&before, facts, why.as_ref(), &url, context.leader.now()), Action::await_change())
+        }
+    };
+    let ended = status.completion_time.clone().filter(|_| status::is_terminal(&status));
+    write_status(job, &before, status, context).await?;
+    match (ended, job.spec.ttl_seconds_after_finished) {
+        (Some(ended), Some(ttl)) => expire(job, &ended, ttl, context).await,
+        _ => Ok(action),
+    }
+}
+
+fn results_url(context: &Context, job: &InferenceJob) -> String {
+    let (namespace, name) = (job.namespace().unwrap_or_default(), job.name_any());
+    format!("{}/v1/namespaces/{namespace}/jobs/{name}/results", context.gateway_url)
+}
+
+async fn write_status(
+    job: &InferenceJob,
+    before: &InferenceJobStatus,
+    status: InferenceJobStatus,
+    context: &Context,
+) -> Result<(), ReconcileError> {
+    let value =
+        |status: &InferenceJobStatus| serde_json::to_value(status).map_err(|e| ReconcileError::Object(e.to_string()));
+    let Some(change) = merge_diff(&value(before)?, &value(&status)?) else { return Ok(()) };
+    let api: Api<InferenceJob> = Api::namespaced(context.client.clone(), &job.namespace().unwrap_or_default());
+    let patch = Patch::Merge(json!({ "status": change }));
+    api.patch_status(&job.name_any(), &PatchParams::apply(FIELD_MANAGER), &patch).await?;
+    for event in news(before, &status) {
+        if let Err(error) = context.recorder.publish(&event, &job.object_ref(&())).await {
+            tracing::debug!(%error, "event not published");
+        }
+    }
+    Ok(())
+}
+
+/// Events: each error a user can act on, once, and the steps of the job's way.
+fn news(before: &InferenceJobStatus, after: &InferenceJobStatus) -> Vec<Event> {
+    let mut events = Vec::new();
+    for condition in &after.conditions {
+        let old = conditions::find(&before.conditions, &condition.type_);
+        let same = old.is_some_and(|old| old.status == condition.status && old.reason == condition.reason);
+        let quiet = condition.type_ == condition::SUSPENDED && condition.status == "False" && old.is_none();
+        if same || quiet {
+            continue;
+        }
+        let bad = (condition.type_ == condition::FAILED && condition.status == "True")
+            || (condition.type_ == condition::ADMITTED
+                && condition.status == "False"
+                && condition.reason != "Suspended");
+        // The Admitted condition says the same of a job that does not fit.
+        if condition.type_ == condition::SCHEDULED && condition.status == "False" {
+            continue;
+        }
+        let mut note = condition.message.clone();
+        if condition.type_ == condition::SCHEDULED {
+            note = format!("placed on {}", after.nodes.join(", "));
+        }
+        note.truncate((0..=1000.min(note.len())).rev().find(|end| note.is_char_boundary(*end)).unwrap_or(0));
+        events.push(Event {
+            type_: if bad { EventType::Warning } else { EventType::Normal },
+            reason: condition.reason.clone(),
+            note: Some(note).filter(|note| !note.is_empty()),
+            action: condition.type_.clone(),
+            secondary: None,
+        });
+    }
+    events
+}
+
+/// Deletes a finished job whose time to live is over.
+async fn expire(
+    job: &InferenceJob,
+    ended: &nightshift_crds::Time,
+    ttl: i32,
+    context: &Context,
+) -> Result<Action, ReconcileError> {
+    let end = Timestamp(u64::try_from(ended.0.as_millisecond()).unwrap_or_default());
+    let due = end.after(Milliseconds(u64::try_from(ttl).unwrap_or_default() * 1000));
+    let left = due.since(context.leader.now());
+    if left.0 > 0 {
+        return Ok(Action::requeue(left.as_duration()));
+    }
+    let api: Api<InferenceJob> = Api::namespaced(context.client.clone(), &job.namespace().unwrap_or_default());
+    let mut params = DeleteParams::background();
+    params.preconditions = Some(kube::api::Preconditions { uid: job.uid(), resource_version: None });
+    api.delete(&job.name_any(), &params).await?;
+    Ok(Action::await_change())
+}
+
+/// The object goes: what runs is stopped and nobody waits for it. A dead node never blocks a deletion.
+async fn delete(job: &InferenceJob, id: &JobId, context: &Context) -> Result<Action, ReconcileError> {
+    if job.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
+        context.leader.submit(Command::ForgetJob { job: id.clone() }).await?;
+        let others = job.finalizers().iter().filter(|finalizer| *finalizer != FINALIZER).cloned().collect();
+        set_finalizers(job, context, others).await?;
+    }
+    Ok(Action::await_change())
+}
+
+async fn set_finalizers(job: &InferenceJob, context: &Context, finalizers: Vec<String>) -> Result<(), ReconcileError> {
+    let api: Api<InferenceJob> = Api::namespaced(context.client.clone(), &job.namespace().unwrap_or_default());
+    let version = job.resource_version();
+    let patch = Patch::Merge(json!({ "metadata": { "finalizers": finalizers, "resourceVersion": version } }));
+    api.patch(&job.name_any(), &PatchParams::apply(FIELD_MANAGER), &patch).await?;
+    Ok(())
+}

@@ -1,0 +1,224 @@
+//! Facts of the journal → an InferenceJob's status.
+//!
+//! in → the fold's job, why its tasks wait, the status before · out → the status to write · invariant: pure; the same
+//! facts give the same status, so that nothing is written twice.
+
+use super::conditions::{self, Wanted};
+use nightshift_crds::{
+    InferenceJobStatus, InferenceResult, JobState, PointsString, Time, UnschedulableReason, job_condition as condition,
+};
+use nightshift_placement::WhyNot;
+use nightshift_state::event::MAX_INLINE_OUTPUT;
+use nightshift_state::{Job, JobResult, OutputBody, TaskState};
+use nightshift_types::Timestamp;
+use std::collections::BTreeSet;
+
+/// Tasks up to which results stand in the status.
+const MAX_RESULTS: usize = 16;
+const MAX_NODES: usize = 16;
+/// Index ranges beyond this are cut: `status` is for people.
+const MAX_INDEXES: usize = 4096;
+
+/// A moment of the journal as the API writes it: whole seconds.
+pub fn time(at: Timestamp) -> Time {
+    let second = i64::try_from(at.0 / 1000).unwrap_or(i64::MAX);
+    Time(k8s_openapi::jiff::Timestamp::from_second(second).unwrap_or_default())
+}
+
+/// The status of a job that the journal knows.
+pub fn of_job(
+    before: &InferenceJobStatus,
+    job: &Job,
+    why: Option<&WhyNot>,
+    url: &str,
+    now: Timestamp,
+) -> InferenceJobStatus {
+    let generation = Some(job.spec.generation);
+    let count = |n: u32| Some(i32::try_from(n).unwrap_or(i32::MAX));
+    let total = job.tasks.len();
+    let mut status = InferenceJobStatus {
+        start_time: job.started_at.map(time),
+        completion_time: job.result.as_ref().map(|(_, at)| time(*at)),
+        active: count(job.running),
+        succeeded: count(job.succeeded),
+        failed: count(failed_attempts(job)),
+        completions: count(total as u32),
+        completed_indexes: Some(indexes(job, |state| matches!(state, TaskState::Succeeded(_)))),
+        failed_indexes: Some(indexes(job, |state| matches!(state, TaskState::Failed { .. }))).filter(|s| !s.is_empty()),
+        progress: Some(format!("{}/{total}", job.succeeded)),
+        nodes: nodes(job),
+        variant: Some(job.spec.variant.clone()),
+        cost: Some(PointsString::from(job.cost)),
+        quoted_cost: Some(PointsString::from(job.cost + job.reserved)),
+        results: results(job),
+        results_url: Some(url.to_string()),
+        unschedulable: why.map(unschedulable).unwrap_or_default(),
+        observed_generation: generation,
+        conditions: before.conditions.clone(),
+        ..InferenceJobStatus::default()
+    };
+    let mut set = |type_, status_, reason: &str, message: &str| {
+        let wanted = Wanted { type_, status: Some(status_), reason, message };
+        conditions::set(&mut status.conditions, wanted, generation, &time(now));
+    };
+    match &job.result {
+        Some((result, _)) => set_finished(&mut set, job, result),
+        None => set_unfinished(&mut set, job, why),
+    }
+    summarize(&mut status, job);
+    status
+}
+
+/// Attempts that ended without a result: those of the fold's counter are only the counted ones.
+fn failed_attempts(job: &Job) -> u32 {
+    let ended = |task: &nightshift_state::Task| match task.state {
+        TaskState::Running(_) | TaskState::Succeeded(_) => task.attempts.saturating_sub(1),
+        _ => task.attempts,
+    };
+    job.tasks.iter().map(ended).sum()
+}
+
+fn set_finished(set: &mut impl FnMut(&'static str, bool, &str, &str), job: &Job, result: &JobResult) {
+    let scheduled = job.started_at.is_some();
+    match result {
+        JobResult::Complete => {
+            let message = format!("{} of {} tasks succeeded", job.succeeded, job.tasks.len());
+            set(condition::ADMITTED, true, "Admitted", "");
+            set(condition::SCHEDULED, scheduled, "Placed", "every task had a node");
+            set(condition::COMPLETE, true, "CompletionsReached", &message);
+        }
+        JobResult::Failed { reason, message } => set(condition::FAILED, true, reason, message),
+        JobResult::Cancelled { message } => set(condition::FAILED, true, "Cancelled", message),
+    }
+}
+
+fn set_unfinished(set: &mut impl FnMut(&'static str, bool, &str, &str), job: &Job, why: Option<&WhyNot>) {
+    if job.spec.suspend {
+        set(condition::ADMITTED, false, "Suspended", "spec.suspend is true: set it to false to go on");
+        set(condition::SUSPENDED, true, "JobSuspended", "spec.suspend is true");
+        return;
+    }
+    set(condition::SUSPENDED, false, "JobResumed", "");
+    match why {
+        Some(why) if job.running == 0 => {
+            set(condition::ADMITTED, false, why.admitted_reason().as_str(), &why.message());
+            set(condition::SCHEDULED, false, why.admitted_reason().as_str(), &why.message());
+        }
+        Some(why) => {
+            set(condition::ADMITTED, true, "Admitted", "");
+            set(condition::SCHEDULED, false, why.admitted_reason().as_str(), &why.message());
+        }
+        None => {
+            set(condition::ADMITTED, true, "Admitted", "");
+            let waiting = job.waiting();
+            match (waiting, last_failure(job)) {
+                (0, _) => set(condition::SCHEDULED, true, "Placed", "every task has a node"),
+                (_, Some(failure)) => set(condition::SCHEDULED, false, "RetryingAfterFailure", &failure),
+                (n, None) => set(condition::SCHEDULED, false, "Queued", &format!("{n} tasks wait for their turn")),
+            }
+        }
+    }
+}
+
+/// The newest failure of a task that waits, in words: what a person asks for while nothing seems to happen.
+fn last_failure(job: &Job) -> Option<String> {
+    let waits = |task: &&nightshift_state::Task| matches!(task.state, TaskState::Waiting { .. });
+    let newest = job.tasks.iter().filter(waits).filter_map(|task| task.last_failure.as_ref()).max_by_key(|f| f.at)?;
+    Some(format!("attempt {} on {} failed: {}: {}", newest.attempt.number, newest.node, newest.reason, newest.message))
+}
+
+fn summarize(status: &mut InferenceJobStatus, job: &Job) {
+    let (state, type_) = match &job.result {
+        Some((JobResult::Complete, _)) => (JobState::Complete, condition::COMPLETE),
+        Some(_) => (JobState::Failed, condition::FAILED),
+        None if job.spec.suspend => (JobState::Suspended, condition::SUSPENDED),
+        None if job.running > 0 || job.succeeded > 0 => (JobState::Running, condition::SCHEDULED),
+        None => (JobState::Pending, condition::ADMITTED),
+    };
+    status.state = Some(state);
+    status.reason = conditions::find(&status.conditions, type_).map(|condition| condition.reason.clone());
+}
+
+/// A job that is not admitted: the journal does not know it yet, or never will.
+pub fn of_unknown(
+    before: &InferenceJobStatus,
+    verdict: Wanted<'_>,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> InferenceJobStatus {
+    let mut status = before.clone();
+    conditions::set(&mut status.conditions, verdict, generation, &time(now));
+    status.state = Some(if verdict.type_ == condition::FAILED { JobState::Failed } else { JobState::Pending });
+    if verdict.type_ == condition::FAILED && status.completion_time.is_none() {
+        status.completion_time = Some(time(now));
+    }
+    status.reason = Some(verdict.reason.into());
+    status.observed_generation = generation;
+    status
+}
+
+/// Whether a status says that the job ended.
+pub fn is_terminal(status: &InferenceJobStatus) -> bool {
+    [condition::COMPLETE, condition::FAILED].iter().any(|type_| conditions::is_true(&status.conditions, type_))
+}
+
+/// `1,3-5`.
+fn indexes(job: &Job, wanted: impl Fn(&TaskState) -> bool) -> String {
+    let mut ranges: Vec<(usize, usize)> = Vec::new();
+    for index in job.tasks.iter().enumerate().filter(|(_, task)| wanted(&task.state)).map(|(index, _)| index) {
+        match ranges.last_mut() {
+            Some((_, end)) if *end + 1 == index => *end = index,
+            _ => ranges.push((index, index)),
+        }
+    }
+    let mut text = String::new();
+    for (start, end) in ranges {
+        if text.len() > MAX_INDEXES {
+            text.push_str(",…");
+            break;
+        }
+        if !text.is_empty() {
+            text.push(',');
+        }
+        text.push_str(&if start == end { start.to_string() } else { format!("{start}-{end}") });
+    }
+    text
+}
+
+fn nodes(job: &Job) -> Vec<String> {
+    let running: BTreeSet<String> = job.running_tasks().map(|running| running.node.to_string()).collect();
+    let done = || {
+        job.tasks.iter().filter_map(|task| match &task.state {
+            TaskState::Succeeded(success) => Some(success.node.to_string()),
+            _ => None,
+        })
+    };
+    let nodes = if running.is_empty() { done().collect() } else { running };
+    nodes.into_iter().take(MAX_NODES).collect()
+}
+
+fn results(job: &Job) -> Vec<InferenceResult> {
+    if job.tasks.len() > MAX_RESULTS {
+        return Vec::new();
+    }
+    let result = |(index, task): (usize, &nightshift_state::Task)| match &task.state {
+        TaskState::Succeeded(success) => match &success.output.body {
+            OutputBody::Inline(bytes) if bytes.len() <= MAX_INLINE_OUTPUT => {
+                let output = String::from_utf8(bytes.clone()).ok()?;
+                Some(InferenceResult { index: index as i32, output })
+            }
+            _ => None,
+        },
+        _ => None,
+    };
+    job.tasks.iter().enumerate().filter_map(result).collect()
+}
+
+fn unschedulable(why: &WhyNot) -> Vec<UnschedulableReason> {
+    let reason = |count: &nightshift_placement::Count| UnschedulableReason {
+        reason: count.kind.as_str().into(),
+        count: i32::try_from(count.nodes).unwrap_or(i32::MAX),
+        message: Some(count.to_string()),
+    };
+    why.counts.iter().take(16).map(reason).collect()
+}

@@ -1,0 +1,287 @@
+//! Health, metrics, and the gateway of people's tools: pushes, results, explanations, join tokens.
+//!
+//! in → HTTP on loopback · out → JSON, JSON Lines, Prometheus' text · invariant: everything under `/v1` needs the bearer
+//! token; every body has a limit; errors are `{"error": …}` with the remedy.
+
+use crate::blobs::{BlobError, EVERYONE};
+use crate::leader::{Leader, SubmitError};
+use axum::body::{Body, Bytes as BodyBytes};
+use axum::extract::{DefaultBodyLimit, Path, Query, Request, State as Shared};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use base64::Engine as _;
+use futures::StreamExt;
+use nightshift_state::{Command, Job, OutputBody, State, TaskState};
+use nightshift_types::{Bytes, Milliseconds, NodeId, TrustTier};
+use nightshift_wire::token::JoinToken;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// Largest file that may be pushed.
+const MAX_PUSH: Bytes = Bytes::gibi(64);
+/// Largest result that is written into a JSON line.
+const MAX_LINE: Bytes = Bytes::mebi(64);
+
+/// What the gateway's handlers share.
+#[derive(Clone)]
+pub struct Gateway {
+    leader: Leader,
+    token_hash: [u8; 32],
+    agents: Arc<str>,
+}
+
+/// An error as a person reads it.
+struct Failure(StatusCode, String);
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        (self.0, Json(json!({ "error": self.1 }))).into_response()
+    }
+}
+
+type Answer<T> = Result<T, Failure>;
+
+/// The whole HTTP surface. `token` opens `/v1`; `agents` is the address that agents dial.
+pub fn router(leader: Leader, token: &str, agents: SocketAddr) -> Router {
+    let token_hash = Sha256::digest(token.as_bytes()).into();
+    let gateway = Gateway { leader, token_hash, agents: agents.to_string().into() };
+    let guarded = Router::new()
+        .route("/v1/namespaces/{namespace}/blobs", post(push).layer(DefaultBodyLimit::disable()))
+        .route("/v1/namespaces/{namespace}/jobs/{name}/results", get(results))
+        .route("/v1/namespaces/{namespace}/jobs/{name}/explain", get(explain))
+        .route("/v1/tokens", post(create_token))
+        .route("/v1/nodes/{node}/metrics", get(node_metrics))
+        .layer(middleware::from_fn_with_state(gateway.clone(), authenticate));
+    Router::new()
+        .route("/healthz", get(|| async { "ok" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .merge(guarded)
+        .fallback(|| async { Failure(StatusCode::NOT_FOUND, "no such page; the gateway is under /v1".into()) })
+        .with_state(gateway)
+}
+
+async fn authenticate(Shared(gateway): Shared<Gateway>, request: Request, next: Next) -> Response {
+    let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let given = given.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+    // Hashes are compared, so the time taken says nothing of the token.
+    let hash: [u8; 32] = Sha256::digest(given.as_bytes()).into();
+    if hash != gateway.token_hash {
+        let text = "a bearer token is needed: it stands in gateway.json of the data folder";
+        return Failure(StatusCode::UNAUTHORIZED, text.into()).into_response();
+    }
+    next.run(request).await
+}
+
+async fn ready(Shared(gateway): Shared<Gateway>) -> Answer<&'static str> {
+    let leads = gateway.leader.metrics().leader.get() == 1;
+    if leads { Ok("ok") } else { Err(Failure(StatusCode::SERVICE_UNAVAILABLE, "not leading".into())) }
+}
+
+async fn metrics(Shared(gateway): Shared<Gateway>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], gateway.leader.metrics().render())
+}
+
+#[derive(Deserialize)]
+struct PushOptions {
+    #[serde(default)]
+    public: bool,
+}
+
+async fn push(
+    Shared(gateway): Shared<Gateway>,
+    Path(namespace): Path<String>,
+    Query(options): Query<PushOptions>,
+    body: Body,
+) -> Answer<Json<Value>> {
+    check_namespace(&namespace)?;
+    let blobs = gateway.leader.blobs();
+    let mut writer = blobs.writer(MAX_PUSH).await.map_err(storage)?;
+    let mut chunks = body.into_data_stream();
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|e| Failure(StatusCode::BAD_REQUEST, format!("the upload broke off: {e}")))?;
+        gateway.leader.metrics().blob_received_bytes.inc_by(chunk.len() as u64);
+        writer.write(&chunk).await.map_err(storage)?;
+    }
+    let owner = if options.public { EVERYONE } else { namespace.as_str() };
+    let blob = blobs.finish(writer, owner, None).await.map_err(storage)?;
+    let uri = format!("store://sha256/{}", blob.digest.hex());
+    Ok(Json(json!({ "digest": blob.digest.to_string(), "size": blob.size.0, "uri": uri })))
+}
+
+/// A namespace becomes a folder's name: only what Kubernetes allows.
+fn check_namespace(namespace: &str) -> Answer<()> {
+    let plain = namespace.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    if plain && !namespace.is_empty() && namespace.len() <= 63 {
+        return Ok(());
+    }
+    Err(Failure(StatusCode::BAD_REQUEST, format!("namespace {namespace:?} is not a Kubernetes name")))
+}
+
+fn storage(error: BlobError) -> Failure {
+    let status = match error {
+        BlobError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    Failure(status, error.to_string())
+}
+
+fn find<'a>(state: &'a State, namespace: &str, name: &str) -> Answer<&'a Job> {
+    // Of a job that was deleted and made again, the newest.
+    let mut jobs: Vec<&Job> = state.jobs().filter(|j| j.spec.namespace == namespace && j.spec.name == name).collect();
+    let text = || {
+        format!("job {name} in namespace {namespace} is not admitted: see `kubectl describe ij/{name} -n {namespace}`")
+    };
+    jobs.pop().ok_or_else(|| Failure(StatusCode::NOT_FOUND, text()))
+}
+
+async fn results(
+    Shared(gateway): Shared<Gateway>,
+    Path((namespace, name)): Path<(String, String)>,
+) -> Answer<impl IntoResponse> {
+    let outputs: Vec<(usize, nightshift_state::OutputRef)> = {
+        let state = gateway.leader.state().await;
+        let job = find(&state, &namespace, &name)?;
+        let output = |task: &nightshift_state::Task| match &task.state {
+            TaskState::Succeeded(success) => Some(success.output.clone()),
+            _ => None,
+        };
+        job.tasks.iter().enumerate().filter_map(|(index, task)| Some((index, output(task)?))).collect()
+    };
+    let leader = gateway.leader.clone();
+    let lines = futures::stream::iter(outputs).then(move |(index, output)| {
+        let leader = leader.clone();
+        async move { line(&leader, index, output).await }
+    });
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)))
+}
+
+async fn line(leader: &Leader, index: usize, output: nightshift_state::OutputRef) -> Result<BodyBytes, BlobError> {
+    let bytes = match output.body {
+        OutputBody::Inline(bytes) => bytes,
+        OutputBody::Blob { digest, .. } => leader.blobs().read(&digest, MAX_LINE).await?,
+    };
+    let mut line = json!({ "index": index, "contentType": output.content_type });
+    match serde_json::from_slice::<Value>(&bytes) {
+        Ok(value) if output.content_type.contains("json") => line["output"] = value,
+        _ => line["outputBase64"] = base64::engine::general_purpose::STANDARD.encode(&bytes).into(),
+    }
+    Ok(format!("{line}\n").into())
+}
+
+async fn explain(
+    Shared(gateway): Shared<Gateway>,
+    Path((namespace, name)): Path<(String, String)>,
+) -> Answer<Json<Value>> {
+    let state = gateway.leader.state().await;
+    let job = find(&state, &namespace, &name)?;
+    let why = gateway.leader.why(&job.id);
+    let before = nightshift_crds::InferenceJobStatus::default();
+    let status = crate::controller::status::of_job(&before, job, why.as_ref(), "", gateway.leader.now());
+    let failed = status.conditions.iter().rev().find(|c| Some(&c.reason) == status.reason.as_ref());
+    let counts = |why: &nightshift_placement::WhyNot| -> Vec<Value> {
+        let count = |c: &nightshift_placement::Count| json!({ "reason": c.kind.as_str(), "count": c.nodes, "message": c.to_string() });
+        why.counts.iter().map(count).collect()
+    };
+    Ok(Json(json!({
+        "job": format!("{namespace}/{name}"),
+        "state": status.state,
+        "reason": status.reason,
+        "message": failed.map(|condition| condition.message.clone()),
+        "suggestion": why.as_ref().and_then(|why| why.suggestion()).map(ToString::to_string),
+        "nodes": why.as_ref().map(|why| json!({ "total": why.total, "counts": counts(why) })),
+        "cost": status.cost,
+        "tasks": job.tasks.iter().enumerate().take(1000).map(|(index, task)| explain_task(index, task)).collect::<Vec<_>>(),
+    })))
+}
+
+fn explain_task(index: usize, task: &nightshift_state::Task) -> Value {
+    let (state, node) = match &task.state {
+        TaskState::Waiting { .. } => ("Waiting", None),
+        TaskState::Running(running) => ("Running", Some(running.node.to_string())),
+        TaskState::Succeeded(success) => ("Succeeded", Some(success.node.to_string())),
+        TaskState::Failed { .. } => ("Failed", None),
+        TaskState::Stopped => ("Stopped", None),
+    };
+    let failure = task.last_failure.as_ref().map(|failure| {
+        json!({ "node": failure.node.as_str(), "reason": failure.reason.as_str(), "message": failure.message })
+    });
+    let timings = match &task.state {
+        TaskState::Succeeded(success) => {
+            let t = success.timings;
+            json!({ "fetchMicroseconds": t.fetch_us, "loadMicroseconds": t.load_us, "queueMicroseconds": t.queue_us,
+                "computeMicroseconds": t.compute_us, "codecMicroseconds": t.codec_us })
+        }
+        _ => Value::Null,
+    };
+    json!({ "index": index, "state": state, "node": node, "attempts": task.attempts, "lastFailure": failure, "timings": timings })
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct TokenRequest {
+    #[serde(default = "default_owner")]
+    owner: String,
+    #[serde(default = "default_tier")]
+    tier: String,
+    #[serde(default = "default_ttl")]
+    ttl_seconds: u64,
+}
+
+fn default_owner() -> String {
+    "local".into()
+}
+fn default_tier() -> String {
+    "Vetted".into()
+}
+fn default_ttl() -> u64 {
+    24 * 3600
+}
+
+async fn create_token(Shared(gateway): Shared<Gateway>, Json(request): Json<TokenRequest>) -> Answer<Json<Value>> {
+    let bad = |text: String| Failure(StatusCode::BAD_REQUEST, text);
+    let tier: TrustTier = request.tier.parse().map_err(|e| bad(format!("tier: {e}")))?;
+    NodeId::new(request.owner.as_str()).map_err(|e| bad(format!("owner: {e}")))?;
+    if request.ttl_seconds == 0 || request.ttl_seconds > 30 * 24 * 3600 {
+        return Err(bad("ttlSeconds must be 1 to 2592000 (30 days)".into()));
+    }
+    let token = mint_token(&gateway.leader, &request.owner, tier, Milliseconds(request.ttl_seconds * 1000)).await;
+    let token = token.map_err(|e| Failure(StatusCode::SERVICE_UNAVAILABLE, e.to_string()))?;
+    Ok(Json(json!({
+        "token": token.to_string(),
+        "id": token.id.as_str(),
+        "server": &*gateway.agents,
+        "expiresInSeconds": request.ttl_seconds,
+    })))
+}
+
+/// A new join token, journaled before anybody sees it.
+pub async fn mint_token(
+    leader: &Leader,
+    owner: &str,
+    tier: TrustTier,
+    life: Milliseconds,
+) -> Result<JoinToken, SubmitError> {
+    let token = JoinToken::generate(leader.ca().hash());
+    let command = Command::CreateToken {
+        id: token.id.clone(),
+        secret_hash: token.secret_hash(),
+        expires: leader.now().after(life),
+        owner: owner.into(),
+        tier,
+    };
+    leader.submit(command).await?;
+    Ok(token)
+}
+
+async fn node_metrics(Shared(gateway): Shared<Gateway>, Path(node): Path<String>) -> Answer<String> {
+    let id = NodeId::new(node.as_str()).map_err(|e| Failure(StatusCode::BAD_REQUEST, e.to_string()))?;
+    let text = gateway.leader.scrapes().ask(gateway.leader.nodes(), &id).await;
+    text.ok_or_else(|| Failure(StatusCode::BAD_GATEWAY, format!("node {node} is not connected or did not answer")))
+}

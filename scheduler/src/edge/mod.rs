@@ -1,0 +1,9 @@
+//! What agents and apps talk to. One module, so that it could run as stateless replicas in front of the leader.
+//!
+//! * [`service`]: the agents' gRPC calls: joining, blobs, results, metrics
+//! * [`session`]: one agent's stream: hello, heartbeats, outcomes
+//! * [`http`]: health, metrics, and the gateway for people's tools
+
+pub mod http;
+pub mod service;
+pub mod session;

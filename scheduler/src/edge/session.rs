@@ -1,0 +1,220 @@
+//! One agent's stream, from its hello to its end.
+//!
+//! in → frames of at most 64 KiB · out → commands to the leader, soft state of the node · invariant: an outcome is
+//! acknowledged only after its commit; a malformed frame ends this session and nothing else.
+
+use crate::edge::service::{STAGING, stopped};
+use crate::leader::{Leader, SubmitError};
+use crate::nodes::{Announced, Resident, SessionKey};
+use nightshift_placement::Unavailable;
+use nightshift_state::event::MAX_INLINE_OUTPUT;
+use nightshift_state::{Command, Outcome, OutputBody, OutputRef, Timings};
+use nightshift_types::{AttemptId, NodeId};
+use nightshift_wire::convert::{self, OutputPlace, Report};
+use nightshift_wire::proto::agent_message::Kind as Up;
+use nightshift_wire::proto::scheduler_message::Kind as Down;
+use nightshift_wire::{CAPABILITIES, MAX_CONTROL_FRAME, WireError, proto};
+use prost::Message;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+/// Frames waiting for a slow agent; beyond it its session is closed, so that it slows nobody else.
+const QUEUE: usize = 256;
+const HELLO_WITHIN: Duration = Duration::from_secs(10);
+
+/// Waits for the hello, answers it, and serves the session in a task of its own.
+pub async fn open(
+    leader: Leader,
+    node: NodeId,
+    mut frames: Streaming<proto::AgentMessage>,
+) -> Result<impl futures::Stream<Item = Result<proto::SchedulerMessage, Status>> + Send, Status> {
+    let first = tokio::time::timeout(HELLO_WITHIN, frames.message()).await;
+    let first = first.map_err(|_| Status::deadline_exceeded("no hello within 10 s"))??;
+    let Some(Up::Hello(hello)) = first.and_then(|message| message.kind) else {
+        return Err(Status::invalid_argument("a session begins with a hello"));
+    };
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    let announced = announced(&hello).map_err(|e| Status::invalid_argument(format!("hello.{e}")))?;
+    let listed = attempts(&hello.attempts).map_err(|e| Status::invalid_argument(format!("hello.{e}")))?;
+    let now = leader.now();
+    // The welcome is queued before the session is known to anyone else: it is always the first frame.
+    let welcome = leader.welcome(CAPABILITIES);
+    let _ = sender.try_send(proto::SchedulerMessage { kind: Some(Down::Welcome(welcome)) });
+    let key = leader.nodes().connect(&node, announced, sender, now);
+    let key = key.ok_or_else(|| Status::already_exists("a newer session of this node is open"))?;
+    let resident = resident(&hello.models).map_err(|e| Status::invalid_argument(format!("hello.{e}")))?;
+    leader.nodes().heartbeat(&key, resident, unavailable(hello.availability.as_ref()), 0, now);
+    tracing::info!(%node, version = %convert::clip(&hello.agent_version), "session opened");
+    leader.reconcile_attempts(&node, &listed).await;
+    leader.session_changed(&node);
+    tokio::spawn(serve(leader, key, frames));
+    Ok(ReceiverStream::new(receiver).map(Ok))
+}
+
+async fn serve(leader: Leader, key: SessionKey, mut frames: Streaming<proto::AgentMessage>) {
+    let end = loop {
+        let frame = match frames.message().await {
+            Ok(Some(frame)) => frame,
+            Ok(None) => break "closed".to_string(),
+            Err(status) => break status.message().to_string(),
+        };
+        if !leader.nodes().is_current(&key) {
+            break "replaced by a newer session".into();
+        }
+        if frame.encoded_len() > MAX_CONTROL_FRAME {
+            break format!("a control frame of {} bytes, at most {MAX_CONTROL_FRAME}", frame.encoded_len());
+        }
+        leader.nodes().heard(&key, leader.now());
+        if let Err(error) = handle(&leader, &key, frame).await {
+            break error.to_string();
+        }
+    };
+    leader.nodes().disconnect(&key);
+    leader.session_changed(&key.node);
+    tracing::info!(node = %key.node, reason = %end, "session ended");
+}
+
+async fn handle(leader: &Leader, key: &SessionKey, frame: proto::AgentMessage) -> Result<(), WireError> {
+    match frame.kind {
+        Some(Up::Heartbeat(beat)) => {
+            let resident = resident(&beat.models)?;
+            let unavailable = unavailable(beat.availability.as_ref());
+            leader.nodes().heartbeat(key, resident, unavailable, beat.pong, leader.now());
+            leader.wake();
+        }
+        Some(Up::Outcome(outcome)) => {
+            let report = convert::report(&outcome)?;
+            // Outcomes wait for a commit; the next frame is read meanwhile.
+            tokio::spawn(settle(leader.clone(), key.node.clone(), report));
+        }
+        Some(Up::Refusal(refusal)) => {
+            let attempt = convert::attempt(&refusal.attempt)?;
+            tracing::info!(node = %key.node, %attempt, message = %convert::clip(&refusal.message), "assignment refused");
+            leader.nodes().park(&key.node, leader.now());
+            let message = convert::clip(&refusal.message);
+            let command = Command::Refuse { node: key.node.clone(), attempt, message };
+            if let Err(SubmitError::Rejected(why)) = leader.submit(command).await {
+                tracing::debug!(%why, "refusal dropped");
+            }
+        }
+        Some(Up::Offer(offer)) => {
+            leader.nodes().offer(key, convert::offer(&offer)?);
+            leader.session_changed(&key.node);
+        }
+        Some(Up::Hello(_)) => return Err(WireError { field: "hello", problem: "sent twice".into() }),
+        // A kind of a newer agent: the capabilities say we do not need it.
+        None => {}
+    }
+    Ok(())
+}
+
+/// Commits one outcome, then acknowledges it. On a fault nothing is acknowledged, and the agent sends it again.
+async fn settle(leader: Leader, node: NodeId, report: Report) {
+    let attempt = report.attempt.clone();
+    if let Err(status) = commit(&leader, &node, report).await {
+        tracing::warn!(%node, %attempt, error = status.message(), "outcome not settled yet");
+    }
+}
+
+async fn commit(leader: &Leader, node: &NodeId, report: Report) -> Result<(), Status> {
+    let Report { attempt, result, timings: t, .. } = report;
+    let outcome = match result {
+        Ok(output) => Outcome::Success(output_ref(leader, &attempt, output).await?),
+        Err((reason, message)) => Outcome::Failure { reason, message },
+    };
+    let timings = Timings {
+        fetch_us: t.fetch_us,
+        load_us: t.load_us,
+        queue_us: t.queue_us,
+        compute_us: t.compute_us,
+        codec_us: t.codec_us,
+    };
+    let id = attempt.to_string();
+    match leader.submit(Command::Report { node: node.clone(), attempt, outcome, timings }).await {
+        // The commit's own effects acknowledge it.
+        Ok(_) => Ok(()),
+        // Nothing a repeat could change: the agent may forget it.
+        Err(SubmitError::Rejected(why)) => {
+            tracing::info!(%node, %why, "outcome dropped");
+            leader.metrics().reports_dropped.inc();
+            leader.nodes().send(node, Down::Ack(proto::Ack { attempt: id }));
+            Ok(())
+        }
+        Err(SubmitError::Stopped) => Err(stopped()),
+    }
+}
+
+/// Where the journal says the result is: itself for small ones, else a blob of the job's namespace.
+async fn output_ref(leader: &Leader, attempt: &AttemptId, output: convert::Output) -> Result<OutputRef, Status> {
+    let state = leader.state().await;
+    let namespace = state.job(&attempt.task.job).map(|job| job.spec.namespace.clone());
+    drop(state);
+    // Of a job that is gone the report is dropped by the decision; it needs no place.
+    let namespace = namespace.unwrap_or_else(|| STAGING.into());
+    let internal = |error: crate::blobs::BlobError| Status::internal(error.to_string());
+    let body = match output.place {
+        OutputPlace::Inline(bytes) if bytes.len() <= MAX_INLINE_OUTPUT => OutputBody::Inline(bytes),
+        OutputPlace::Inline(bytes) => {
+            let blob = leader.blobs().put(&namespace, &bytes).await.map_err(internal)?;
+            OutputBody::Blob { digest: blob.digest, size: blob.size }
+        }
+        OutputPlace::Blob(claimed) => {
+            let staged = leader.blobs().stat(STAGING, &claimed.digest).await;
+            let staged = staged.ok_or_else(|| Status::failed_precondition("the result was not put"))?;
+            leader.blobs().grant(&namespace, &staged.digest).await.map_err(internal)?;
+            OutputBody::Blob { digest: staged.digest, size: staged.size }
+        }
+    };
+    Ok(OutputRef { body, content_type: output.content_type })
+}
+
+fn announced(hello: &proto::Hello) -> Result<Announced, WireError> {
+    let word = |text: &str| text.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').take(32).collect();
+    Ok(Announced {
+        session_number: hello.session_number,
+        devices: convert::devices(&hello.devices)?,
+        measured: hello.measured.as_ref().map(Into::into).unwrap_or_default(),
+        offer: hello.offer.as_ref().map(convert::offer).transpose()?.unwrap_or_default(),
+        version: convert::clip(&hello.agent_version),
+        os: word(&hello.os),
+        arch: word(&hello.arch),
+    })
+}
+
+fn listed<T>(field: &'static str, list: &[T]) -> Result<(), WireError> {
+    let fits = list.len() <= convert::MAX_LISTED;
+    if fits { Ok(()) } else { Err(WireError { field, problem: format!("more than {} entries", convert::MAX_LISTED) }) }
+}
+
+fn attempts(list: &[String]) -> Result<Vec<AttemptId>, WireError> {
+    listed("attempts", list)?;
+    list.iter().map(|text| convert::attempt(text)).collect()
+}
+
+fn resident(models: &[proto::CachedModel]) -> Result<Resident, WireError> {
+    listed("models", models)?;
+    let mut resident = Resident::default();
+    for model in models {
+        let digest = convert::digest(&model.digest)?;
+        resident.cached.push(digest);
+        if model.loaded {
+            resident.loaded.push((digest, convert::clip(&model.device)));
+        }
+    }
+    Ok(resident)
+}
+
+fn unavailable(availability: Option<&proto::Availability>) -> Option<(Unavailable, String)> {
+    let availability = availability.filter(|availability| !availability.available)?;
+    let reason = match availability.reason.as_str() {
+        "OutsideWindow" => Unavailable::OutsideWindow,
+        "OnBattery" => Unavailable::OnBattery,
+        "Hot" => Unavailable::Hot,
+        "Draining" => Unavailable::Draining,
+        _ => Unavailable::OwnerActive,
+    };
+    Some((reason, convert::clip(&availability.message)))
+}

@@ -1,0 +1,475 @@
+//! The leader: one task that decides, commits and dispatches, and the handle everybody else speaks to it through.
+//!
+//! in → commands · out → answers, frames to agents, changed jobs: all after their commit · invariant: one append is in
+//! flight; what arrives meanwhile is decided together next (group commit). Readers see committed facts only.
+
+use crate::blobs::BlobStore;
+use crate::cycle;
+use crate::dispatch::assignment;
+use crate::metrics::Metrics;
+use crate::models::ModelRegistry;
+use crate::nodes::Nodes;
+use crate::scrape::Scrapes;
+use nightshift_placement::WhyNot;
+use nightshift_state::{
+    Command, Core, Effect, EncodedBatch, Head, JobResult, Journal, JournalError, Rejection, State, Submitted, TaskState,
+};
+use nightshift_types::{AttemptId, CellId, Epoch, JobId, Milliseconds, NodeId, Timestamp};
+use nightshift_wire::pki::CertificateAuthority;
+use nightshift_wire::proto::{self, scheduler_message::Kind as Down};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use thiserror::Error;
+use tokio::sync::{Notify, RwLock, RwLockReadGuard, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+/// Commands waiting for the leader; beyond it callers wait.
+const QUEUE: usize = 4096;
+/// Commands decided in one batch.
+const MAX_GATHERED: usize = 1024;
+/// Longest time without a look at leases, deadlines and back-off.
+const TICK: Duration = Duration::from_millis(250);
+/// Between two tries of an append that the store did not answer.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// Times the leader keeps to.
+#[derive(Debug, Clone, Copy)]
+pub struct Timing {
+    /// How often agents say that they live.
+    pub heartbeat: Duration,
+    /// Silence after which a node's attempts are placed elsewhere.
+    pub lease: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self { heartbeat: Duration::from_secs(2), lease: Duration::from_secs(12) }
+    }
+}
+
+/// Why a command was not done.
+#[derive(Debug, Error)]
+pub enum SubmitError {
+    /// It cannot be; nothing changed.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// The leader is going away; whether it was done is not known.
+    #[error("this scheduler is stopping")]
+    Stopped,
+}
+
+struct Ask {
+    command: Command,
+    reply: oneshot::Sender<Result<Vec<Effect>, Rejection>>,
+}
+
+/// What the leader and its handles share.
+struct Shared {
+    core: RwLock<Core>,
+    epoch: Epoch,
+    cell: CellId,
+    ca: CertificateAuthority,
+    timing: Timing,
+    nodes: Nodes,
+    models: ModelRegistry,
+    blobs: BlobStore,
+    metrics: Metrics,
+    scrapes: Scrapes,
+    why: Mutex<BTreeMap<JobId, WhyNot>>,
+    wake: Notify,
+    changed_jobs: Changed<JobId>,
+    changed_nodes: Changed<NodeId>,
+}
+
+/// Ids that changed since somebody last asked: never more than there are, however often each changes.
+#[derive(Debug)]
+pub struct Changed<T> {
+    ids: Mutex<BTreeSet<T>>,
+    news: Notify,
+}
+
+impl<T: Ord + Clone> Default for Changed<T> {
+    fn default() -> Self {
+        Self { ids: Mutex::new(BTreeSet::new()), news: Notify::new() }
+    }
+}
+
+impl<T: Ord> Changed<T> {
+    fn add(&self, id: T) {
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+        self.news.notify_one();
+    }
+
+    /// Waits for changes, and takes them. For one caller.
+    pub async fn take(&self) -> BTreeSet<T> {
+        loop {
+            let ids = std::mem::take(&mut *self.ids.lock().unwrap_or_else(PoisonError::into_inner));
+            if !ids.is_empty() {
+                return ids;
+            }
+            self.news.notified().await;
+        }
+    }
+}
+
+/// The handle. Cheap to clone.
+#[derive(Clone)]
+pub struct Leader {
+    shared: Arc<Shared>,
+    asks: mpsc::Sender<Ask>,
+}
+
+/// Everything a leader is made of, beside its journal.
+pub struct Parts {
+    /// Our CA.
+    pub ca: CertificateAuthority,
+    /// Blobs.
+    pub blobs: BlobStore,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Times.
+    pub timing: Timing,
+}
+
+/// The task itself; [`Lead::run`] it.
+pub struct Lead<J> {
+    journal: J,
+    shared: Arc<Shared>,
+    asks: mpsc::Receiver<Ask>,
+}
+
+/// Recovers the state from the journal and starts leading: the first commit is `LeaderStarted`.
+pub async fn start<J: Journal>(mut journal: J, cell: CellId, parts: Parts) -> Result<(Leader, Lead<J>), JournalError> {
+    let core = Core::recover(&mut journal, cell.clone(), clock()).await?;
+    let epoch = journal.epoch().clone();
+    let (sender, asks) = mpsc::channel(QUEUE);
+    let Parts { ca, blobs, metrics, timing } = parts;
+    let shared = Arc::new(Shared {
+        core: RwLock::new(core),
+        epoch,
+        cell,
+        ca,
+        timing,
+        nodes: Nodes::default(),
+        models: ModelRegistry::default(),
+        blobs,
+        metrics,
+        scrapes: Scrapes::default(),
+        why: Mutex::default(),
+        wake: Notify::new(),
+        changed_jobs: Changed::default(),
+        changed_nodes: Changed::default(),
+    });
+    Ok((Leader { shared: shared.clone(), asks: sender }, Lead { journal, shared, asks }))
+}
+
+fn clock() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(since.as_millis() as u64)
+}
+
+impl Leader {
+    /// Decides and commits a command; returns what it led to once that is durable.
+    pub async fn submit(&self, command: Command) -> Result<Vec<Effect>, SubmitError> {
+        let (reply, answer) = oneshot::channel();
+        self.asks.send(Ask { command, reply }).await.map_err(|_| SubmitError::Stopped)?;
+        Ok(answer.await.map_err(|_| SubmitError::Stopped)??)
+    }
+
+    /// Committed facts. Hold it shortly: commits wait.
+    pub async fn state(&self) -> RwLockReadGuard<'_, State> {
+        RwLockReadGuard::map(self.shared.core.read().await, Core::state)
+    }
+
+    /// The leader's clock.
+    pub fn now(&self) -> Timestamp {
+        clock()
+    }
+    /// Something soft changed: plan again.
+    pub fn wake(&self) {
+        self.shared.wake.notify_one();
+    }
+    /// A session began, ended or changed its offer.
+    pub fn session_changed(&self, node: &NodeId) {
+        self.shared.metrics.sessions.set(self.nodes().connected() as i64);
+        self.shared.changed_nodes.add(node.clone());
+        self.wake();
+    }
+    /// Live nodes.
+    pub fn nodes(&self) -> &Nodes {
+        &self.shared.nodes
+    }
+    /// Verdicts on models.
+    pub fn models(&self) -> &ModelRegistry {
+        &self.shared.models
+    }
+    /// Blobs.
+    pub fn blobs(&self) -> &BlobStore {
+        &self.shared.blobs
+    }
+    /// Counters.
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+    /// Scrapes of agents.
+    pub fn scrapes(&self) -> &Scrapes {
+        &self.shared.scrapes
+    }
+    /// Our CA.
+    pub fn ca(&self) -> &CertificateAuthority {
+        &self.shared.ca
+    }
+    /// Our cell.
+    pub fn cell(&self) -> &CellId {
+        &self.shared.cell
+    }
+    /// Jobs whose status may have changed.
+    pub fn changed_jobs(&self) -> &Changed<JobId> {
+        &self.shared.changed_jobs
+    }
+    /// Nodes whose status may have changed.
+    pub fn changed_nodes(&self) -> &Changed<NodeId> {
+        &self.shared.changed_nodes
+    }
+    /// Why a job's tasks wait, as of the last cycle that looked.
+    pub fn why(&self, job: &JobId) -> Option<WhyNot> {
+        self.shared.why.lock().unwrap_or_else(PoisonError::into_inner).get(job).cloned()
+    }
+
+    /// The first frame down a session.
+    pub fn welcome(&self, capabilities: &[&str]) -> proto::Welcome {
+        proto::Welcome {
+            epoch: Some((&self.shared.epoch).into()),
+            heartbeat_interval_ms: self.shared.timing.heartbeat.as_millis() as u64,
+            lease_ms: self.shared.timing.lease.as_millis() as u64,
+            capabilities: capabilities.iter().map(|text| text.to_string()).collect(),
+            scheduler_version: env!("CARGO_PKG_VERSION").into(),
+            cell_id: self.shared.cell.to_string(),
+        }
+    }
+
+    /// After a hello: what runs there by the journal and is not on its list never arrived, or was lost with a restart of
+    /// the agent: it is sent again, and the same id makes that harmless. What is listed and not current is stopped.
+    pub async fn reconcile_attempts(&self, node: &NodeId, listed: &[AttemptId]) {
+        let state = self.state().await;
+        for running in state.running_on(node).filter(|running| !listed.contains(&running.attempt)) {
+            self.shared.dispatch(&state, &running.attempt);
+        }
+        for attempt in listed.iter().filter(|attempt| state.current(attempt).is_none_or(|r| r.node != *node)) {
+            self.shared.cancel(node, attempt, "superseded");
+        }
+    }
+}
+
+impl Shared {
+    fn dispatch(&self, state: &State, attempt: &AttemptId) {
+        let Some(running) = state.current(attempt) else { return };
+        let Some(frame) = assignment(state, running, &self.epoch) else { return };
+        if !self.nodes.send(&running.node, Down::Assignment(frame)) {
+            // The session is gone or slow: the attempt is sent with its next hello, or lost with its lease.
+            tracing::info!(%attempt, node = %running.node, "assignment not sent yet");
+        }
+    }
+
+    fn cancel(&self, node: &NodeId, attempt: &AttemptId, reason: &str) {
+        self.nodes.send(node, Down::Cancel(proto::Cancel { attempt: attempt.to_string(), reason: reason.into() }));
+    }
+
+    /// Effects of a commit, in order.
+    fn release(&self, state: &State, effects: &[Effect]) {
+        for effect in effects {
+            match effect {
+                Effect::Dispatch { attempt, .. } => {
+                    self.metrics.placements.inc();
+                    self.dispatch(state, attempt);
+                }
+                Effect::Acknowledge { node, attempt } => {
+                    self.nodes.send(node, Down::Ack(proto::Ack { attempt: attempt.to_string() }));
+                }
+                Effect::Cancel { node, attempt, message } => self.cancel(node, attempt, message),
+                Effect::Succeeded { attempt } => self.succeeded(state, attempt),
+                Effect::JobChanged { job } => self.job_changed(state, job),
+                Effect::Joined { node, .. } | Effect::Revoked { node } => self.changed_nodes.add(node.clone()),
+            }
+        }
+    }
+
+    fn succeeded(&self, state: &State, attempt: &AttemptId) {
+        self.metrics.attempts.with_label_values(&["Succeeded"]).inc();
+        if let Some(TaskState::Succeeded(success)) = state.task(&attempt.task).map(|task| &task.state) {
+            let took = success.finished_at.since(success.placed_at).as_duration();
+            self.metrics.attempt_seconds.observe(took.as_secs_f64());
+            self.changed_nodes.add(success.node.clone());
+        }
+    }
+
+    fn job_changed(&self, state: &State, job: &JobId) {
+        let finished = state.job(job).is_none_or(|job| job.result.is_some());
+        if finished {
+            self.why.lock().unwrap_or_else(PoisonError::into_inner).remove(job);
+        }
+        self.changed_jobs.add(job.clone());
+    }
+}
+
+impl<J: Journal> Lead<J> {
+    /// Leads until `shutdown`, or until the fence is lost, which ends the process: what was decided since is void.
+    pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), JournalError> {
+        let mut timer = tokio::time::interval(TICK);
+        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        self.shared.metrics.leader.set(1);
+        loop {
+            let mut gathered = Vec::new();
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                count = self.asks.recv_many(&mut gathered, MAX_GATHERED) => if count == 0 { break },
+                () = self.shared.wake.notified() => {}
+                _ = timer.tick() => {}
+            }
+            self.turn(gathered).await?;
+        }
+        self.shared.metrics.leader.set(0);
+        Ok(())
+    }
+
+    /// Decide, commit, release: the way of everything.
+    #[tracing::instrument(level = "debug", skip_all, fields(asks = gathered.len()))]
+    async fn turn(&mut self, gathered: Vec<Ask>) -> Result<(), JournalError> {
+        let started = Instant::now();
+        let shared = self.shared.clone();
+        let now = clock();
+        let mut core = shared.core.write().await;
+        let mut answered = Vec::new();
+        for Ask { command, reply } in gathered {
+            count_failure(&shared.metrics, core.state(), &command);
+            match core.submit(command, now) {
+                Ok(submitted) => answered.push((Some(reply), submitted)),
+                Err(rejection) => drop(reply.send(Err(rejection))),
+            }
+        }
+        for command in timed(core.state(), &shared, now) {
+            answered.extend(core.submit(command, now).ok().map(|submitted| (None, submitted)));
+        }
+        answered.extend(place(&mut core, &shared, now).map(|submitted| (None, submitted)));
+        let mut committed = false;
+        while let Some(batch) = core.take_batch() {
+            committed |= append(&mut self.journal, &batch, &shared.metrics).await.map(|_| true)?;
+        }
+        if committed {
+            shared.metrics.cycle_seconds.observe(started.elapsed().as_secs_f64());
+        }
+        gauge(&shared.metrics, core.state());
+        let core = core.downgrade();
+        answer(&shared, core.state(), self.journal.head(), answered);
+        Ok(())
+    }
+}
+
+/// Appends until the batch is durable; a store that does not answer is asked again for as long as the fence holds.
+async fn append<J: Journal>(journal: &mut J, batch: &EncodedBatch, metrics: &Metrics) -> Result<Head, JournalError> {
+    let started = Instant::now();
+    loop {
+        match journal.append(batch).await {
+            Ok(head) => {
+                metrics.append_seconds.observe(started.elapsed().as_secs_f64());
+                metrics.events.inc();
+                return Ok(head);
+            }
+            Err(error) if error.retryable() => {
+                tracing::warn!(%error, "the journal does not answer; nothing new is placed until it does");
+                tokio::time::sleep(RETRY).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+type Answered = (Option<oneshot::Sender<Result<Vec<Effect>, Rejection>>>, Submitted);
+
+fn answer(shared: &Shared, state: &State, head: Head, answered: Vec<Answered>) {
+    for (reply, submitted) in answered {
+        // Every batch taken was appended, so nothing can be left unreleased.
+        let Ok(effects) = submitted.release(&head) else {
+            tracing::error!("an effect was not released: its batch is not in the journal");
+            continue;
+        };
+        shared.release(state, &effects);
+        if let Some(reply) = reply {
+            let _ = reply.send(Ok(effects));
+        }
+    }
+}
+
+/// What time alone asks for: leases that ran out, deadlines that passed.
+fn timed(state: &State, shared: &Shared, now: Timestamp) -> Vec<Command> {
+    let lease = Milliseconds(shared.timing.lease.as_millis() as u64);
+    let running: BTreeSet<&NodeId> = state.running().map(|running| &running.node).collect();
+    let silent = |node: &&NodeId| {
+        let heard = shared.nodes.last_heard(node).unwrap_or_default().max(state.leader_since());
+        now.since(heard).0 > lease.0
+    };
+    let lose = |node: &NodeId| {
+        let message = format!("node {node} was silent for more than {} s", lease.0 / 1000);
+        Command::LoseAttempts { node: node.clone(), attempts: None, message }
+    };
+    let mut commands: Vec<Command> = running.into_iter().filter(silent).map(lose).collect();
+    commands.push(Command::ExpireDeadlines);
+    commands
+}
+
+/// Plans, and hands the plan to the core: a placement that lost a race is declined there and planned again.
+fn place(core: &mut Core, shared: &Shared, now: Timestamp) -> Option<Submitted> {
+    if core.state().waiting_count() == 0 {
+        shared.metrics.unschedulable.set(0);
+        return None;
+    }
+    let decided = cycle::decide(core.state(), &shared.nodes, now);
+    note_verdicts(shared, decided.verdicts);
+    if decided.placements.is_empty() {
+        return None;
+    }
+    let full = decided.placements.len() >= cycle::MAX_REQUESTS;
+    let submitted = core.submit(Command::Place(decided.placements), now).ok()?;
+    if full || !submitted.declined().is_empty() {
+        shared.wake.notify_one();
+    }
+    Some(submitted)
+}
+
+fn note_verdicts(shared: &Shared, verdicts: BTreeMap<JobId, Option<WhyNot>>) {
+    let mut why = shared.why.lock().unwrap_or_else(PoisonError::into_inner);
+    for (job, verdict) in verdicts {
+        let changed = match verdict {
+            Some(verdict) => why.insert(job.clone(), verdict.clone()).as_ref() != Some(&verdict),
+            None => why.remove(&job).is_some(),
+        };
+        if changed {
+            shared.changed_jobs.add(job);
+        }
+    }
+    shared.metrics.unschedulable.set(why.len() as i64);
+}
+
+fn gauge(metrics: &Metrics, state: &State) {
+    metrics.tasks.with_label_values(&["waiting"]).set(state.waiting_count() as i64);
+    metrics.tasks.with_label_values(&["running"]).set(state.running().count() as i64);
+}
+
+fn count_failure(metrics: &Metrics, state: &State, command: &Command) {
+    if let Command::Report { attempt, outcome: nightshift_state::Outcome::Failure { reason, .. }, .. } = command
+        && state.current(attempt).is_some()
+    {
+        metrics.attempts.with_label_values(&[reason.as_str()]).inc();
+    }
+}
+
+/// The metrics label of a result.
+pub fn result_label(result: &JobResult) -> &'static str {
+    match result {
+        JobResult::Complete => "Complete",
+        JobResult::Failed { .. } => "Failed",
+        JobResult::Cancelled { .. } => "Cancelled",
+    }
+}

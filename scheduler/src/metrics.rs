@@ -1,0 +1,152 @@
+//! The scheduler's metrics, injected where they are counted. Labels come from enums; names end in units.
+
+use nightshift_types::FailureReason;
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+/// Every metric of one scheduler.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Jobs by state: waiting, running.
+    pub tasks: IntGaugeVec,
+    /// Jobs that ended, by result.
+    pub jobs_finished: IntCounterVec,
+    /// Placements committed.
+    pub placements: IntCounter,
+    /// Attempts that ended, by `succeeded` or their failure reason.
+    pub attempts: IntCounterVec,
+    /// Reports that came too late to count.
+    pub reports_dropped: IntCounter,
+    /// From a cycle's start to its commit.
+    pub cycle_seconds: Histogram,
+    /// One durable append.
+    pub append_seconds: Histogram,
+    /// From placement to the accepted report.
+    pub attempt_seconds: Histogram,
+    /// Events journaled.
+    pub events: IntCounter,
+    /// Agents connected now.
+    pub sessions: IntGauge,
+    /// Tasks that no node fits, as of the last cycle.
+    pub unschedulable: IntGauge,
+    /// Bytes sent to agents.
+    pub blob_sent_bytes: IntCounter,
+    /// Bytes received from agents and pushes.
+    pub blob_received_bytes: IntCounter,
+    /// Reconciliations that failed and will be tried again, by kind.
+    pub reconcile_errors: IntCounterVec,
+    /// 1 while this process leads.
+    pub leader: IntGauge,
+}
+
+/// `tasks` label values.
+pub const TASK_STATES: [&str; 2] = ["waiting", "running"];
+
+impl Metrics {
+    /// Registers all of them in a registry of their own.
+    pub fn new() -> Self {
+        let registry = Registry::new_custom(Some("nightshift".into()), None).unwrap_or_default();
+        let build = Builder { registry: &registry };
+        let fast = vec![0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0];
+        let slow = vec![0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+        let metrics = Self {
+            tasks: build.gauges("scheduler_tasks", "Tasks now, by state.", &["state"]),
+            jobs_finished: build.counters("scheduler_jobs_finished_total", "Jobs that ended, by result.", &["result"]),
+            placements: build.counter("scheduler_placements_total", "Placements committed to the journal."),
+            attempts: build.counters(
+                "scheduler_attempts_finished_total",
+                "Attempts that ended, by result.",
+                &["result"],
+            ),
+            reports_dropped: build.counter("scheduler_reports_dropped_total", "Reports of attempts no longer current."),
+            cycle_seconds: build.histogram("scheduler_cycle_seconds", "A cycle, from its start to its commit.", &fast),
+            append_seconds: build.histogram("scheduler_journal_append_seconds", "One durable append.", &fast),
+            attempt_seconds: build.histogram("scheduler_attempt_seconds", "From placement to accepted report.", &slow),
+            events: build.counter("scheduler_journal_events_total", "Events journaled."),
+            sessions: build.gauge("scheduler_sessions", "Agents connected now."),
+            unschedulable: build.gauge("scheduler_unschedulable_tasks", "Tasks no node fits, as of the last cycle."),
+            blob_sent_bytes: build.counter("edge_blob_sent_bytes_total", "Bytes of blobs sent to agents."),
+            blob_received_bytes: build.counter("edge_blob_received_bytes_total", "Bytes of blobs received."),
+            reconcile_errors: build.counters("controller_reconcile_errors_total", "Failed reconciliations.", &["kind"]),
+            leader: build.gauge("scheduler_leader", "1 while this process leads."),
+            registry,
+        };
+        metrics.pre_create();
+        metrics
+    }
+
+    /// Series exist from the start, so that rates and alerts see their first increase.
+    fn pre_create(&self) {
+        self.attempts.with_label_values(&["Succeeded"]);
+        for reason in FailureReason::ALL {
+            self.attempts.with_label_values(&[reason.as_str()]);
+        }
+        for result in ["Complete", "Failed", "Cancelled"] {
+            self.jobs_finished.with_label_values(&[result]);
+        }
+        for state in TASK_STATES {
+            self.tasks.with_label_values(&[state]);
+        }
+        for kind in ["InferenceJob", "ModelArtifact", "ComputeNode"] {
+            self.reconcile_errors.with_label_values(&[kind]);
+        }
+    }
+
+    /// Prometheus' text format.
+    pub fn render(&self) -> Vec<u8> {
+        let mut text = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            tracing::warn!(%error, "metrics could not be rendered");
+        }
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+struct Builder<'a> {
+    registry: &'a Registry,
+}
+
+/// Names are constants of this file, so making and registering can only fail by a typo a test finds at once.
+impl Builder<'_> {
+    fn register<C: prometheus::core::Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
+        let collector = made.expect("metric names in this file are valid");
+        self.registry.register(Box::new(collector.clone())).expect("metric names in this file are unique");
+        collector
+    }
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.register(IntCounter::new(name, help))
+    }
+    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.register(IntGauge::new(name, help))
+    }
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.register(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        self.register(IntGaugeVec::new(Opts::new(name, help), labels))
+    }
+    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+        self.register(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn renders_every_series() {
+        let text = String::from_utf8(Metrics::new().render()).unwrap();
+        for name in ["nightshift_scheduler_placements_total 0", "result=\"InputInvalid\"", "state=\"running\""] {
+            assert!(text.contains(name), "{name} in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! Soft state of nodes: sessions, heartbeats, offers, books of memory. Costs the journal nothing.
+//!
+//! in → hellos, heartbeats, the operator's ComputeNodes, running attempts of the fold · out → the placement's view ·
+//! invariant: of two sessions of one node the higher number wins; what an agent claims is labelled as a claim.
+
+use nightshift_crds::{DECLARED_LABEL_PREFIX, LABEL_DEVICE_CLASS, LABEL_REGION};
+use nightshift_placement::{DeviceView, NodeView, Snapshot, Unavailable};
+use nightshift_state::State;
+use nightshift_types::{Bytes, Device, Digest, Measured, Milliseconds, NodeId, Offer, Taint, Timestamp, TrustTier};
+use nightshift_wire::proto::{self, SchedulerMessage};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use tokio::sync::mpsc;
+
+/// Attempts one device holds at once where its agent does not say: one computes, others fetch, decode and encode.
+const DEFAULT_SLOTS: u32 = 4;
+/// After a refusal the node's book is out of date: nothing is placed there until a newer heartbeat, at most this long.
+const PARK: Milliseconds = Milliseconds(5_000);
+
+/// What a node said in its hello.
+#[derive(Debug, Clone, Default)]
+pub struct Announced {
+    /// Of two sessions the higher wins.
+    pub session_number: u64,
+    /// Devices.
+    pub devices: Vec<Device>,
+    /// Measurements by the agent: claims until verified.
+    pub measured: Measured,
+    /// The owner's offer: a claim.
+    pub offer: Offer,
+    /// The agent's version.
+    pub version: String,
+    /// Operating system, as Go names it: linux, darwin.
+    pub os: String,
+    /// Processor, as Go names it: amd64, arm64.
+    pub arch: String,
+}
+
+/// Models of a node, as of its last heartbeat.
+#[derive(Debug, Clone, Default)]
+pub struct Resident {
+    /// On disk.
+    pub cached: Vec<Digest>,
+    /// In a device's memory: digest and device.
+    pub loaded: Vec<(Digest, String)>,
+}
+
+/// What the operator says of a node, from its ComputeNode.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Nothing new.
+    pub unschedulable: bool,
+    /// Kubernetes' taints.
+    pub taints: Vec<Taint>,
+    /// How far it is trusted.
+    pub tier: TrustTier,
+    /// The object's labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// One node as it is now.
+#[derive(Debug)]
+pub struct LiveNode {
+    /// From its hello.
+    pub announced: Announced,
+    /// From its last heartbeat.
+    pub resident: Resident,
+    /// Why its owner lets it do nothing; `None`: it may work.
+    pub unavailable: Option<(Unavailable, String)>,
+    /// Round trip measured here.
+    pub round_trip: Milliseconds,
+    /// When it last said anything, by the leader's clock.
+    pub heard: Timestamp,
+    /// Down the session.
+    sender: mpsc::Sender<SchedulerMessage>,
+    /// Which session this is: a later one of the same number is another.
+    session: u64,
+    connected: bool,
+    parked_until: Timestamp,
+    ping: Option<(u64, Timestamp)>,
+}
+
+impl LiveNode {
+    /// Whether its session is up.
+    pub fn connected(&self) -> bool {
+        self.connected
+    }
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    live: BTreeMap<NodeId, LiveNode>,
+    policies: BTreeMap<NodeId, Policy>,
+    sessions: u64,
+}
+
+/// All nodes.
+#[derive(Debug, Default)]
+pub struct Nodes(Mutex<Inner>);
+
+/// A session that was opened; every later call names it, so that a replaced session changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionKey {
+    /// Whose.
+    pub node: NodeId,
+    id: u64,
+}
+
+impl Nodes {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A hello: `None` if a session with a higher number is already there.
+    pub fn connect(
+        &self,
+        node: &NodeId,
+        announced: Announced,
+        sender: mpsc::Sender<SchedulerMessage>,
+        now: Timestamp,
+    ) -> Option<SessionKey> {
+        let mut inner = self.lock();
+        let newer = |live: &LiveNode| live.connected && live.announced.session_number > announced.session_number;
+        if inner.live.get(node).is_some_and(newer) {
+            return None;
+        }
+        inner.sessions += 1;
+        let id = inner.sessions;
+        let live = LiveNode {
+            announced,
+            resident: Resident::default(),
+            unavailable: None,
+            round_trip: Milliseconds(0),
+            heard: now,
+            sender,
+            session: id,
+            connected: true,
+            parked_until: Timestamp(0),
+            ping: None,
+        };
+        inner.live.insert(node.clone(), live);
+        Some(SessionKey { node: node.clone(), id })
+    }
+
+    /// The session ended; its node stays known, unconnected, until its lease runs out.
+    pub fn disconnect(&self, key: &SessionKey) {
+        self.with(key, |live| live.connected = false);
+    }
+
+    fn with<T>(&self, key: &SessionKey, change: impl FnOnce(&mut LiveNode) -> T) -> Option<T> {
+        self.lock().live.get_mut(&key.node).filter(|live| live.session == key.id).map(change)
+    }
+
+    /// Whether this session is still the node's own.
+    pub fn is_current(&self, key: &SessionKey) -> bool {
+        self.with(key, |live| live.connected).unwrap_or(false)
+    }
+
+    /// Anything came up the session.
+    pub fn heard(&self, key: &SessionKey, now: Timestamp) {
+        self.with(key, |live| live.heard = now);
+    }
+
+    /// A heartbeat: models, availability, and the answer to a ping.
+    pub fn heartbeat(
+        &self,
+        key: &SessionKey,
+        resident: Resident,
+        unavailable: Option<(Unavailable, String)>,
+        pong: u64,
+        now: Timestamp,
+    ) {
+        self.with(key, |live| {
+            live.resident = resident;
+            live.unavailable = unavailable;
+            live.parked_until = Timestamp(0);
+            if let Some((nonce, sent)) = live.ping
+                && nonce == pong
+            {
+                let sample = now.since(sent).0;
+                // Smoothed as TCP's round trip (RFC 6298, alpha = 1/8).
+                let smoothed = if live.round_trip.0 == 0 { sample } else { (7 * live.round_trip.0 + sample) / 8 };
+                live.round_trip = Milliseconds(smoothed);
+                live.ping = None;
+            }
+        });
+    }
+
+    /// The owner changed the offer.
+    pub fn offer(&self, key: &SessionKey, offer: Offer) {
+        self.with(key, |live| live.announced.offer = offer);
+    }
+
+    /// The node refused an assignment: out until its next heartbeat.
+    pub fn park(&self, node: &NodeId, now: Timestamp) {
+        if let Some(live) = self.lock().live.get_mut(node) {
+            live.parked_until = now.after(PARK);
+        }
+    }
+
+    /// Sends a frame down a node's session; false if there is none, or it is so slow that its queue is full.
+    pub fn send(&self, node: &NodeId, message: proto::scheduler_message::Kind) -> bool {
+        let mut inner = self.lock();
+        let Some(live) = inner.live.get_mut(node).filter(|live| live.connected) else { return false };
+        if let proto::scheduler_message::Kind::Ping(_) = &message
+            && live.ping.is_some()
+        {
+            return true;
+        }
+        live.sender.try_send(SchedulerMessage { kind: Some(message) }).is_ok()
+    }
+
+    /// Pings every connected node once; the answers measure round trips.
+    pub fn ping_all(&self, nonce: u64, now: Timestamp) {
+        for live in self.lock().live.values_mut().filter(|live| live.connected) {
+            let ping = proto::scheduler_message::Kind::Ping(proto::Ping { nonce });
+            if live.sender.try_send(SchedulerMessage { kind: Some(ping) }).is_ok() {
+                live.ping = Some((nonce, now));
+            }
+        }
+    }
+
+    /// What the operator's object says now; true if that is news.
+    pub fn set_policy(&self, node: &NodeId, policy: Policy) -> bool {
+        self.lock().policies.insert(node.clone(), policy.clone()).as_ref() != Some(&policy)
+    }
+
+    /// When the node was last heard, if ever in this leader's time.
+    pub fn last_heard(&self, node: &NodeId) -> Option<Timestamp> {
+        self.lock().live.get(node).map(|live| live.heard)
+    }
+
+    /// Number of connected nodes.
+    pub fn connected(&self) -> usize {
+        self.lock().live.values().filter(|live| live.connected).count()
+    }
+
+    /// Reads one node.
+    pub fn read<T>(&self, node: &NodeId, look: impl FnOnce(Option<&LiveNode>) -> T) -> T {
+        look(self.lock().live.get(node))
+    }
+
+    /// Device classes of every connected node.
+    pub fn classes(&self) -> Vec<nightshift_types::DeviceClass> {
+        let inner = self.lock();
+        let connected = inner.live.values().filter(|live| live.connected);
+        connected.flat_map(|live| live.announced.devices.iter().map(|device| device.class)).collect()
+    }
+
+    /// What placement sees: every node of the fold that was not revoked, in id order.
+    pub fn snapshot(&self, state: &State, now: Timestamp) -> Snapshot {
+        let inner = self.lock();
+        let joined = state.nodes().iter().filter(|(_, node)| !node.revoked);
+        let views = joined.map(|(id, node)| {
+            let policy = inner.policies.get(id).cloned();
+            let policy = policy.unwrap_or_else(|| Policy { tier: node.tier, ..Policy::default() });
+            view(id, policy, inner.live.get(id), state, now)
+        });
+        Snapshot::new(views.collect(), now)
+    }
+}
+
+fn view(id: &NodeId, policy: Policy, live: Option<&LiveNode>, state: &State, now: Timestamp) -> NodeView {
+    let mut view = NodeView::new(id.clone());
+    view.unschedulable = policy.unschedulable;
+    view.tier = policy.tier;
+    view.taints = policy.taints;
+    view.labels = policy.labels;
+    view.ready = live.is_some_and(LiveNode::connected);
+    let Some(live) = live else { return view };
+    let parked = live.parked_until > now;
+    view.unavailable = live.unavailable.as_ref().map(|(why, _)| *why).or(parked.then_some(Unavailable::Parked));
+    view.price_per_hour = live.announced.offer.price_per_hour;
+    view.region = live.announced.offer.region.clone();
+    view.labels.extend(labels(id, &live.announced));
+    view.measured = live.announced.measured;
+    view.round_trip = live.round_trip;
+    view.cached = live.resident.cached.clone();
+    view.devices = live.announced.devices.iter().map(|device| device_view(id, device, live, state)).collect();
+    view
+}
+
+fn device_view(id: &NodeId, device: &Device, live: &LiveNode, state: &State) -> DeviceView {
+    let here = || state.running_on(id).filter(|running| running.device == device.name);
+    let held: Bytes = here().map(|running| running.memory).sum();
+    let queued = here().filter_map(|running| state.job(&running.attempt.task.job)).map(|job| job.spec.reference.0);
+    let loaded = live.resident.loaded.iter().filter(|(_, name)| *name == device.name);
+    DeviceView {
+        name: device.name.clone(),
+        class: device.class,
+        total: device.memory,
+        free: device.memory.saturating_sub(held),
+        running: here().count() as u32,
+        slots: device.attributes.get("slots").and_then(|text| text.parse().ok()).unwrap_or(DEFAULT_SLOTS),
+        queued_ms: queued.sum(),
+        gigaflops: None,
+        warm: loaded.map(|(digest, _)| *digest).collect(),
+    }
+}
+
+/// Labels the control plane gives a node; a ComputeNode shows them too.
+pub fn labels(id: &NodeId, announced: &Announced) -> BTreeMap<String, String> {
+    let mut labels: BTreeMap<String, String> = announced
+        .offer
+        .labels
+        .iter()
+        .map(|(key, value)| (format!("{DECLARED_LABEL_PREFIX}{key}"), value.clone()))
+        .collect();
+    let mut put = |key: &str, value: &str| {
+        if !value.is_empty() {
+            labels.insert(key.into(), value.into());
+        }
+    };
+    put("kubernetes.io/hostname", id.as_str());
+    put("kubernetes.io/os", &announced.os);
+    put("kubernetes.io/arch", &announced.arch);
+    put(LABEL_REGION, &announced.offer.region);
+    if let Some(device) = announced.devices.first() {
+        put(LABEL_DEVICE_CLASS, device.class.as_str());
+    }
+    labels
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn announce(number: u64) -> Announced {
+        Announced { session_number: number, ..Announced::default() }
+    }
+
+    #[test]
+    fn the_higher_session_wins() {
+        let nodes = Nodes::default();
+        let node = NodeId::new("n").unwrap();
+        let (sender, _receiver) = mpsc::channel(1);
+        let first = nodes.connect(&node, announce(5), sender.clone(), Timestamp(1)).unwrap();
+        assert!(nodes.connect(&node, announce(4), sender.clone(), Timestamp(1)).is_none());
+        let second = nodes.connect(&node, announce(6), sender.clone(), Timestamp(2)).unwrap();
+        assert!(!nodes.is_current(&first) && nodes.is_current(&second));
+        nodes.disconnect(&first);
+        assert_eq!(nodes.connected(), 1);
+        nodes.disconnect(&second);
+        assert_eq!(nodes.connected(), 0);
+        assert!(nodes.connect(&node, announce(4), sender, Timestamp(3)).is_some());
+    }
+
+    #[test]
+    fn a_slow_agent_is_told_from_a_fast_one() {
+        let nodes = Nodes::default();
+        let node = NodeId::new("n").unwrap();
+        let (sender, mut receiver) = mpsc::channel(1);
+        let key = nodes.connect(&node, announce(1), sender, Timestamp(0)).unwrap();
+        nodes.ping_all(7, Timestamp(100));
+        assert!(!nodes.send(&node, proto::scheduler_message::Kind::Ack(proto::Ack::default())), "its queue is full");
+        assert!(receiver.try_recv().is_ok());
+        nodes.heartbeat(&key, Resident::default(), None, 7, Timestamp(112));
+        assert_eq!(nodes.read(&node, |live| live.unwrap().round_trip), Milliseconds(12));
+    }
+}
