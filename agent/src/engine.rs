@@ -4,11 +4,15 @@
 //! [`Failed`]. *Invariant*: a worker's crash, hang or exhaustion is one failed task; the engine and later tasks live on,
 //! and no process or shared memory outlives the engine.
 
+pub use crate::worker::prove::{ProveReport, ProveRequest, prove};
+
+use crate::worker::pool::Pool;
 use nightshift_types::{Bytes, Digest, FailureReason, ModelSpec};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -114,55 +118,77 @@ impl fmt::Display for Failed {
 
 impl std::error::Error for Failed {}
 
-/// Supervises the worker processes of one agent. Cheap to clone; clones share the workers.
+/// Supervises the worker processes of one agent. Cheap to clone; clones share the workers, which end with the last clone.
 #[derive(Debug, Clone)]
 pub struct Engine {
-    config: std::sync::Arc<EngineConfig>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    pool: Pool,
+    max_input: Bytes,
+    stopping: CancellationToken,
 }
 
 impl Engine {
     /// Starts no process yet: workers start with their first task.
     pub fn new(config: EngineConfig) -> Self {
-        Self { config: std::sync::Arc::new(config) }
+        let (max_input, stopping) = (config.max_input, CancellationToken::new());
+        Self { shared: Arc::new(Shared { pool: Pool::new(config), max_input, stopping }) }
     }
 
     /// Runs one task: waits for the model's worker, starts and loads it if need be, and answers before `task.deadline`.
     ///
     /// Dropping the future, or cancelling, kills the worker if the task is on it.
     pub async fn run(&self, task: Task, cancel: CancellationToken) -> Result<Output, Failed> {
-        let _ = (&self.config, task, cancel);
-        Err(Failed::new(FailureReason::Internal, "this agent cannot run models yet"))
+        let Shared { pool, max_input, stopping } = &*self.shared;
+        if task.input.len() as u64 > max_input.0 {
+            let message = format!("the input has {} bytes; at most {max_input} are allowed", task.input.len());
+            return Err(Failed::new(FailureReason::InputInvalid, message));
+        }
+        let cancelled = |why: &str| Err(Failed::new(FailureReason::Cancelled, why));
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => cancelled("the task was cancelled"),
+            () = stopping.cancelled() => cancelled("the agent is stopping"),
+            result = tokio::time::timeout(task.deadline, pool.run(&task)) => result.unwrap_or_else(|_| {
+                let message = format!("not finished within {} ms; its worker was ended", task.deadline.as_millis());
+                Err(Failed::new(FailureReason::DeadlineExceeded, message))
+            }),
+        }
     }
 
-    /// Loaded models and the device each is on.
+    /// Loaded models and the device each is on, busy or idle.
     pub fn loaded(&self) -> Vec<(Digest, String)> {
-        Vec::new()
+        self.shared.pool.loaded()
     }
 
     /// Ends the idle workers of a model and waits until their memory is released; a busy one ends with its task.
     /// Answers how many were ended at once.
     pub async fn evict(&self, digest: Digest) -> usize {
-        let _ = digest;
-        0
+        self.shared.pool.evict(Some(digest)).await
     }
 
     /// Ends every idle worker: the owner wants the memory back.
     pub async fn evict_idle(&self) -> usize {
-        0
+        self.shared.pool.evict(None).await
     }
 
-    /// Ends every worker, busy or not, and waits for them; tasks on them fail with `Cancelled`.
-    pub async fn shutdown(&self) {}
+    /// Ends every worker, busy or not, and waits for them; tasks on them fail with `Cancelled`, later ones too.
+    pub async fn shutdown(&self) {
+        self.shared.stopping.cancel();
+        self.shared.pool.emptied().await;
+    }
 }
 
 /// The hidden subcommand `nightshift-agent worker …`; `args` are those after the word `worker`.
 pub fn worker_main(args: impl IntoIterator<Item = String>) -> ExitCode {
-    let _ = args;
-    ExitCode::FAILURE
+    crate::worker::main(args)
 }
 
 /// The hidden subcommand `nightshift-agent prove --model FILE --spec JSON …`; `args` are those after the word `prove`.
+/// Prints a [`ProveReport`] and exits with 0, or a failure's reason and message, as JSON, and exits with 1.
 pub fn prove_main(args: impl IntoIterator<Item = String>) -> ExitCode {
-    let _ = args;
-    ExitCode::FAILURE
+    crate::worker::prove::main(args)
 }

@@ -68,7 +68,10 @@ impl Labels {
         let best: Vec<Labelled<'_>> = order
             .iter()
             .zip(&positions)
-            .map(|(index, position)| Labelled { label: self.names.get(*index).unwrap_or(position), score: scores[*index] })
+            .map(|(index, position)| Labelled {
+                label: self.names.get(*index).unwrap_or(position),
+                score: scores[*index],
+            })
             .collect();
         serde_json::to_writer(out, &best).map_err(|error| CodecError::output(port, error))
     }

@@ -84,7 +84,13 @@ impl Segments {
     }
 
     /// Writes the segments. `samples`: the audio's length before padding, if the input was audio.
-    pub fn encode(&self, port: &Port, tensor: &Tensor, samples: Option<usize>, out: &mut Vec<u8>) -> Result<(), CodecError> {
+    pub fn encode(
+        &self,
+        port: &Port,
+        tensor: &Tensor,
+        samples: Option<usize>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), CodecError> {
         let fail = |error: tch::TchError| CodecError::output(port, error);
         let shape = tensor.size();
         if !matches!(shape.as_slice(), [_] | [1, _]) {

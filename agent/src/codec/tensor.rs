@@ -31,12 +31,15 @@ fn infer(port: &Port, bytes: usize, element: usize) -> Result<Vec<i64>, CodecErr
         return Ok(vec![elements as i64]);
     }
     if port.shape.iter().filter(|size| **size == -1).count() > 1 {
-        let problem = "raw bytes cannot tell several open sizes apart; leave at most one -1 in shape, or use codec json";
+        let problem =
+            "raw bytes cannot tell several open sizes apart; leave at most one -1 in shape, or use codec json";
         return Err(CodecError::input(port, problem));
     }
-    let known = port.shape.iter().filter(|size| **size != -1).try_fold(1usize, |product, size| {
-        usize::try_from(*size).ok().and_then(|size| product.checked_mul(size))
-    });
+    let known = port
+        .shape
+        .iter()
+        .filter(|size| **size != -1)
+        .try_fold(1usize, |product, size| usize::try_from(*size).ok().and_then(|size| product.checked_mul(size)));
     let known = known.ok_or_else(|| CodecError::input(port, format!("shape {:?} is not possible", port.shape)))?;
     let open = port.shape.contains(&-1);
     let fits = if open { known > 0 && elements.is_multiple_of(known) } else { elements == known };

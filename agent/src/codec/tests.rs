@@ -77,7 +77,9 @@ fn raw_elements_take_the_ports_shape() {
 #[test]
 fn json_arrays_have_a_shape() {
     let read = |dtype, shape: &[i64], text: &str| {
-        plan(vec![port("x", Codec::Json, dtype, shape)], vec![]).decode(text.as_bytes()).map(|d| tensor(&d.values[0]).copy())
+        plan(vec![port("x", Codec::Json, dtype, shape)], vec![])
+            .decode(text.as_bytes())
+            .map(|d| tensor(&d.values[0]).copy())
     };
     assert_eq!(read(Dtype::Float32, &[], "[[1, 2.5], [3, -4]]").unwrap().size(), [2, 2]);
     assert_eq!(read(Dtype::Int64, &[], "7").unwrap().size(), [0i64; 0]);
@@ -142,7 +144,13 @@ fn several_inputs_and_outputs_are_objects() {
     assert_eq!(tensor(&decoded.values[0]).int64_value(&[]), 3);
     assert_eq!(decoded.values[1], IValue::Int(16000));
     assert_eq!(tensor(&decoded.values[2]).size(), [2]);
-    for bad in [r#"{"a": 3}"#, r#"{"a": 3, "a": 3, "b": [1,2]}"#, r#"{"a": 3, "b": [1,2], "c": 1}"#, "[1]", r#"{"a":3,"b":[1]}"#] {
+    for bad in [
+        r#"{"a": 3}"#,
+        r#"{"a": 3, "a": 3, "b": [1,2]}"#,
+        r#"{"a": 3, "b": [1,2], "c": 1}"#,
+        "[1]",
+        r#"{"a":3,"b":[1]}"#,
+    ] {
         assert_eq!(two.decode(bad.as_bytes()).unwrap_err().reason, FailureReason::InputInvalid, "{bad}");
     }
     let mixed = plan(vec![inputs[0].clone(), port("t", Codec::Tensor, Dtype::Float32, &[])], vec![]);
@@ -206,7 +214,10 @@ fn labels_best_first() {
     let labels = port("y", Codec::Labels, Dtype::Float32, &[]);
     let best = out(with(labels.clone(), &names), &[0.1, 0.7, 0.2]).unwrap();
     assert_eq!(best.bytes, br#"[{"label":"dog","score":0.7},{"label":"cow","score":0.2}]"#);
-    assert_eq!(out(labels.clone(), &[0.5, 0.5]).unwrap().bytes, br#"[{"label":"0","score":0.5},{"label":"1","score":0.5}]"#);
+    assert_eq!(
+        out(labels.clone(), &[0.5, 0.5]).unwrap().bytes,
+        br#"[{"label":"0","score":0.5},{"label":"1","score":0.5}]"#
+    );
     let even = out(with(labels.clone(), &[("softmax", "true")]), &[3.0, 3.0]).unwrap();
     assert_eq!(even.bytes, br#"[{"label":"0","score":0.5},{"label":"1","score":0.5}]"#);
     assert!(out(with(labels.clone(), &names), &[0.1]).unwrap_err().message.contains("3 labels for 1 scores"));
@@ -220,8 +231,18 @@ fn options_and_parameters_are_checked() {
     let error = fails(vec![], vec![segments.clone()], &[("treshold", "0.5")]);
     assert_eq!(error.reason, FailureReason::InputInvalid);
     assert!(error.message.contains("treshold") && error.message.contains("negThreshold"), "{error}");
-    for (name, text) in [("threshold", "1.5"), ("threshold", "NaN"), ("threshold", "x"), ("minSpeechMilliseconds", "-1"), ("sampleRate", "8000")] {
-        assert_eq!(fails(vec![], vec![segments.clone()], &[(name, text)]).reason, FailureReason::InputInvalid, "{name}");
+    for (name, text) in [
+        ("threshold", "1.5"),
+        ("threshold", "NaN"),
+        ("threshold", "x"),
+        ("minSpeechMilliseconds", "-1"),
+        ("sampleRate", "8000"),
+    ] {
+        assert_eq!(
+            fails(vec![], vec![segments.clone()], &[(name, text)]).reason,
+            FailureReason::InputInvalid,
+            "{name}"
+        );
     }
     let bad = with(segments.clone(), &[("threshold", "high")]);
     assert_eq!(fails(vec![], vec![bad], &[]).reason, FailureReason::ModelExecutionFailed);

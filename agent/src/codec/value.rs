@@ -53,7 +53,10 @@ fn tensor(port: &Port, value: IValue) -> Result<Tensor, CodecError> {
 
 fn dense(port: &Port, tensor: &Tensor) -> Result<Tensor, CodecError> {
     if tensor.is_sparse() || tensor.is_mkldnn() || tensor.is_complex() {
-        return Err(CodecError::output(port, "the model returned a sparse, packed or complex tensor; make it dense and real"));
+        return Err(CodecError::output(
+            port,
+            "the model returned a sparse, packed or complex tensor; make it dense and real",
+        ));
     }
     tensor.f_to_device(Device::Cpu).and_then(|t| t.f_detach()).map_err(|error| CodecError::output(port, error))
 }

@@ -39,7 +39,10 @@ impl Wav {
     /// Reads a WAV file: how many samples it has, and the tensor, padded to at least one window.
     pub fn decode(&self, port: &Port, bytes: &[u8]) -> Result<(usize, Tensor), CodecError> {
         if port.dtype != Dtype::Float32 {
-            return Err(CodecError::model(format!("input {:?}: codec wav makes float32, not {}", port.name, port.dtype)));
+            return Err(CodecError::model(format!(
+                "input {:?}: codec wav makes float32, not {}",
+                port.name, port.dtype
+            )));
         }
         let mut samples = self.samples(bytes).map_err(|problem| CodecError::input(port, problem))?;
         let found = samples.len();
@@ -55,7 +58,10 @@ impl Wav {
 
     fn samples(&self, bytes: &[u8]) -> Result<Vec<f32>, String> {
         let reader = WavReader::new(Cursor::new(bytes)).map_err(|error| {
-            format!("expected a WAV file (RIFF, PCM or float); {error}. `ffmpeg -i FILE -ac 1 {}out.wav` makes one", self.flag())
+            format!(
+                "expected a WAV file (RIFF, PCM or float); {error}. `ffmpeg -i FILE -ac 1 {}out.wav` makes one",
+                self.flag()
+            )
         })?;
         let spec = reader.spec();
         self.check(&spec)?;

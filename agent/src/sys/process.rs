@@ -69,7 +69,9 @@ pub fn inherited_control(fd: RawFd) -> io::Result<OwnedFd> {
     unsafe {
         let mut stat = std::mem::zeroed::<libc::stat>();
         if libc::fstat(fd, &raw mut stat) < 0 || stat.st_mode & libc::S_IFMT != libc::S_IFSOCK {
-            return Err(io::Error::other(format!("descriptor {fd} is no socket: `worker` is started by the agent only")));
+            return Err(io::Error::other(format!(
+                "descriptor {fd} is no socket: `worker` is started by the agent only"
+            )));
         }
         if libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) < 0 {
             return Err(io::Error::last_os_error());

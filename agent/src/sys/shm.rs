@@ -54,30 +54,30 @@ impl Segment {
         self.fd.as_fd()
     }
 
-    /// Copies `bytes` to the start; false if they do not fit.
+    /// Copies `bytes` to `offset`; false if they do not fit.
     #[must_use]
-    pub fn write(&self, bytes: &[u8]) -> bool {
-        if bytes.len() > self.len {
+    pub fn write(&self, offset: usize, bytes: &[u8]) -> bool {
+        if offset.checked_add(bytes.len()).is_none_or(|end| end > self.len) {
             return false;
         }
-        // SAFETY: the map is `self.len` writable bytes, `bytes` fits, and ordinary memory does not overlap a fresh map.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.map.as_mut_ptr(), bytes.len()) };
+        // SAFETY: the map is `self.len` writable bytes and the range is within; ordinary memory overlaps no shared map.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.map.as_mut_ptr().add(offset), bytes.len()) };
         true
     }
 
-    /// A copy of the first `len` bytes; `None` if there are fewer, or no memory for the copy.
-    pub fn read(&self, len: usize) -> Option<Vec<u8>> {
-        if len > self.len {
-            return None;
+    /// Appends `count` bytes from `offset` to `to`; false if there are fewer, or no memory for the copy.
+    #[must_use]
+    pub fn read(&self, offset: usize, count: usize, to: &mut Vec<u8>) -> bool {
+        if offset.checked_add(count).is_none_or(|end| end > self.len) || to.try_reserve(count).is_err() {
+            return false;
         }
-        let mut bytes = Vec::new();
-        bytes.try_reserve_exact(len).ok()?;
-        // SAFETY: the map is `self.len` readable bytes, the vector has room for `len`, and every byte is initialised.
+        let old = to.len();
+        // SAFETY: the range is within the map, the vector has room for `count` more, and each of them is initialised.
         unsafe {
-            std::ptr::copy_nonoverlapping(self.map.as_ptr(), bytes.as_mut_ptr(), len);
-            bytes.set_len(len);
+            std::ptr::copy_nonoverlapping(self.map.as_ptr().add(offset), to.as_mut_ptr().add(old), count);
+            to.set_len(old + count);
         }
-        Some(bytes)
+        true
     }
 
     /// Runs `read` on the first `len` bytes without copying them. For the worker alone: its engine writes nothing while a
@@ -123,19 +123,23 @@ mod tests {
     #[test]
     fn both_sides_see_the_bytes() {
         let here = Segment::create(100).unwrap();
-        assert!(here.write(b"hello"));
+        assert!(here.write(0, b"hello"));
         let there = Segment::open(here.fd().try_clone_to_owned().unwrap(), 100).unwrap();
-        assert_eq!(there.read(5).unwrap(), b"hello");
-        assert!(there.write(b"HE"));
-        assert_eq!(here.with(5, <[u8]>::to_vec).unwrap(), b"HEllo");
+        let mut seen = b">".to_vec();
+        assert!(there.read(1, 4, &mut seen));
+        assert_eq!(seen, b">ello");
+        assert!(there.write(1, b"EL"));
+        assert_eq!(here.with(5, <[u8]>::to_vec).unwrap(), b"hELlo");
     }
 
     #[test]
     fn sizes_are_checked() {
         assert!(Segment::create(0).is_err());
         let segment = Segment::create(10).unwrap();
-        assert!(!segment.write(&[0; 11]));
-        assert!(segment.read(11).is_none());
+        assert!(!segment.write(0, &[0; 11]));
+        assert!(!segment.write(usize::MAX, &[0; 2]));
+        assert!(!segment.read(5, 6, &mut Vec::new()));
+        assert!(segment.with(11, <[u8]>::len).is_none());
         assert!(Segment::open(segment.fd().try_clone_to_owned().unwrap(), 20_000_000).is_err());
     }
 

@@ -1,0 +1,274 @@
+//! The engine's side of one worker process.
+//!
+//! *In*: a model to load, then tasks. *Out*: results, or failures and whether the worker is still fit. *Invariant*: dropping
+//! a [`Handle`], in the middle of a task too, kills the process; nothing it says is trusted beyond its own segments.
+
+use crate::engine::{EngineConfig, Failed, Output, Task, Timings};
+use crate::sys::{channel, limits, process, shm::Segment};
+use crate::worker::protocol::{self, Done, KEPT_SEGMENT, Load, Reply, Request, Run};
+use crate::worker::spawner::Spawner;
+use nightshift_types::{FailureReason, ModelSpec};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::UnixStream;
+use tokio::sync::OwnedSemaphorePermit;
+
+/// Smallest segment: a page table's worth costs nothing, and most inputs fit.
+const LEAST_SEGMENT: usize = 64 << 10;
+/// Bytes copied before other tasks get their turn.
+const COPY_STEP: usize = 1 << 20;
+/// How long a worker that hung up may take to end by itself, so that its exit status can be read.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// One worker process with a loaded model.
+#[derive(Debug)]
+pub struct Handle {
+    socket: UnixStream,
+    spawner: Spawner,
+    body: Option<Body>,
+    input: Option<Segment>,
+    output: Option<Segment>,
+    /// What the worker knows of the model's calling convention.
+    spec: Option<ModelSpec>,
+    /// The kernel's count when the worker started.
+    kills_before: u64,
+    max_output: usize,
+}
+
+#[derive(Debug)]
+struct Body {
+    child: Child,
+    place: OwnedSemaphorePermit,
+}
+
+/// A failed task, and whether its worker can take another.
+pub type Broken = (Failed, bool);
+
+impl Handle {
+    /// Starts a process and loads the task's model in it.
+    pub async fn start(
+        config: &EngineConfig,
+        spawner: &Spawner,
+        place: OwnedSemaphorePermit,
+        task: &Task,
+    ) -> Result<Self, Failed> {
+        let internal = |what: &str, error: &dyn std::fmt::Display| {
+            Failed::new(FailureReason::Internal, format!("{what}: {error}"))
+        };
+        let file =
+            File::open(&task.model_path).map_err(|e| internal("the model's file cannot be opened", &e.kind()))?;
+        let kills_before = limits::out_of_memory_kills();
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(|e| internal("no socket", &e))?;
+        ours.set_nonblocking(true).map_err(|e| internal("no socket", &e))?;
+        let socket = UnixStream::from_std(ours).map_err(|e| internal("no socket", &e))?;
+        let command = command(config).map_err(|e| internal("the worker's directory", &e.kind()))?;
+        let child = spawner.start(command, theirs.into()).await.map_err(|e| internal("no worker", &e.kind()))?;
+        let mut handle = Self {
+            socket,
+            spawner: spawner.clone(),
+            body: Some(Body { child, place }),
+            input: None,
+            output: None,
+            spec: None,
+            kills_before,
+            max_output: config.max_output.0 as usize,
+        };
+        let load = Load {
+            digest: task.model_digest.to_string(),
+            device: task.device.clone(),
+            threads: config.threads,
+            memory: task.memory_limit.0,
+            max_output: handle.max_output,
+        };
+        match handle.exchange(&Request::Load(load), &[file.as_fd()]).await {
+            Ok(Reply::Ready) => Ok(handle),
+            Ok(Reply::Failed { reason, message, .. }) => Err(protocol::failure(&reason, &message)),
+            Ok(_) => Err(handle.out_of_order()),
+            Err(error) => Err(handle.autopsy(error).await),
+        }
+    }
+
+    /// Runs one task.
+    pub async fn run(&mut self, task: &Task) -> Result<Output, Broken> {
+        match self.try_run(task).await {
+            Ok(Ok(output)) => {
+                self.input.take_if(|segment| segment.len() > KEPT_SEGMENT);
+                self.output.take_if(|segment| segment.len() > KEPT_SEGMENT);
+                Ok(output)
+            }
+            Ok(Err(broken)) => Err(broken),
+            Err(error) => Err((self.autopsy(error).await, false)),
+        }
+    }
+
+    /// The outer error: the process is beyond talking to.
+    async fn try_run(&mut self, task: &Task) -> io::Result<Result<Output, Broken>> {
+        let new_input = provide(&mut self.input, task.input.len().max(1))?;
+        let new_output = provide(&mut self.output, 1)?;
+        self.copy_in(&task.input).await?;
+        let spec = (self.spec.as_ref() != Some(&task.spec)).then(|| task.spec.clone());
+        if spec.is_some() {
+            self.spec.clone_from(&spec);
+        }
+        let request = Request::Run(Run {
+            spec,
+            parameters: task.parameters.clone(),
+            input: task.input.len(),
+            new_input,
+            new_output,
+            memory: task.memory_limit.0,
+        });
+        let fds = [new_input.and(self.input.as_ref()), new_output.and(self.output.as_ref())];
+        let fds: Vec<BorrowedFd<'_>> = fds.into_iter().flatten().map(Segment::fd).collect();
+        let mut reply = exchange(&mut self.socket, &request, &fds).await?;
+        if let Reply::NeedOutput { bytes } = reply {
+            if bytes > self.max_output {
+                return Ok(Err((self.out_of_order(), false)));
+            }
+            let size = provide(&mut self.output, bytes)?.unwrap_or(0);
+            let fds: Vec<BorrowedFd<'_>> = self.output.iter().map(Segment::fd).collect();
+            reply = exchange(&mut self.socket, &Request::Grow { size }, &fds).await?;
+        }
+        match reply {
+            Reply::Done(done) => Ok(self.copy_out(done).await),
+            Reply::Failed { reason, message, healthy } => Ok(Err((protocol::failure(&reason, &message), healthy))),
+            Reply::Ready | Reply::NeedOutput { .. } => Ok(Err((self.out_of_order(), false))),
+        }
+    }
+
+    async fn copy_in(&self, bytes: &[u8]) -> io::Result<()> {
+        for (step, part) in bytes.chunks(COPY_STEP).enumerate() {
+            if step > 0 {
+                tokio::task::yield_now().await;
+            }
+            if !self.input.as_ref().is_some_and(|input| input.write(step * COPY_STEP, part)) {
+                return Err(io::Error::other("the input segment is too small"));
+            }
+        }
+        Ok(())
+    }
+
+    async fn copy_out(&self, done: Done) -> Result<Output, Broken> {
+        let mut bytes = Vec::new();
+        let room = done.output <= self.max_output && bytes.try_reserve_exact(done.output).is_ok();
+        while room && bytes.len() < done.output {
+            if !bytes.is_empty() {
+                tokio::task::yield_now().await;
+            }
+            let step = COPY_STEP.min(done.output - bytes.len());
+            if !self.output.as_ref().is_some_and(|output| output.read(bytes.len(), step, &mut bytes)) {
+                break;
+            }
+        }
+        if bytes.len() != done.output {
+            return Err((self.out_of_order(), false));
+        }
+        let (compute, codec) = (Duration::from_micros(done.compute), Duration::from_micros(done.codec));
+        let timings = Timings { compute, codec, ..Timings::default() };
+        Ok(Output { bytes, content_type: protocol::content_type(&done.content_type), timings })
+    }
+
+    async fn exchange(&mut self, request: &Request, fds: &[BorrowedFd<'_>]) -> io::Result<Reply> {
+        exchange(&mut self.socket, request, fds).await
+    }
+
+    fn out_of_order(&self) -> Failed {
+        Failed::new(FailureReason::WorkerCrashed, "the worker broke its protocol and was ended")
+    }
+
+    /// Why the process is beyond talking to.
+    async fn autopsy(&mut self, error: io::Error) -> Failed {
+        let Some(body) = self.body.take() else { return self.out_of_order() };
+        let status = self.spawner.bury(body.child, LAST_WORDS, Some(body.place)).await.ok().flatten();
+        match status {
+            Some(status) => verdict(status, limits::out_of_memory_kills() > self.kills_before),
+            None => Failed::new(FailureReason::WorkerCrashed, format!("the worker is gone: {error}")),
+        }
+    }
+
+    /// Kills the process and waits until it is gone.
+    pub async fn end(mut self) {
+        if let Some(body) = self.body.take() {
+            let _ = self.spawner.bury(body.child, Duration::ZERO, Some(body.place)).await;
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if let Some(body) = self.body.take() {
+            drop(self.spawner.bury(body.child, Duration::ZERO, Some(body.place)));
+        }
+    }
+}
+
+/// What an exit status says of the task.
+fn verdict(status: ExitStatus, kernel_killed: bool) -> Failed {
+    let signal = status.signal();
+    if signal == Some(libc::SIGKILL) && kernel_killed {
+        let message = "the machine ran out of memory and its kernel ended a process, the worker it seems";
+        return Failed::new(FailureReason::OutOfMemory, message);
+    }
+    let how = match (signal, status.code()) {
+        (Some(signal), _) => match nix::sys::signal::Signal::try_from(signal) {
+            Ok(name) => format!("was ended by {name}"),
+            Err(_) => format!("was ended by signal {signal}"),
+        },
+        (None, code) => format!("ended with exit code {}", code.unwrap_or(-1)),
+    };
+    Failed::new(FailureReason::WorkerCrashed, format!("the worker process {how}"))
+}
+
+/// Makes sure of a segment of at least `bytes`; answers the size of a new one.
+fn provide(segment: &mut Option<Segment>, bytes: usize) -> io::Result<Option<usize>> {
+    if segment.as_ref().is_some_and(|segment| segment.len() >= bytes) {
+        return Ok(None);
+    }
+    let size = bytes.next_power_of_two().max(LEAST_SEGMENT);
+    *segment = Some(Segment::create(size)?);
+    Ok(Some(size))
+}
+
+async fn exchange(socket: &mut UnixStream, request: &Request, fds: &[BorrowedFd<'_>]) -> io::Result<Reply> {
+    let frame = channel::framed(&serde_json::to_vec(request)?)?;
+    let raw = socket.as_raw_fd();
+    // The kernel's answer may be "not yet": then the descriptors have not gone either.
+    let sent = socket.async_io(Interest::WRITABLE, || channel::send(raw, &frame, fds)).await?;
+    socket.write_all(&frame[sent..]).await?;
+    let mut head = [0; 4];
+    socket.read_exact(&mut head).await?;
+    let mut body = vec![0; channel::frame_length(head)?];
+    socket.read_exact(&mut body).await?;
+    Ok(serde_json::from_slice(&body)?)
+}
+
+/// Environment that workers keep: where libraries are, and which GPUs they may see. Nothing else of the agent's goes in.
+const KEPT: &[&str] = &[
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
+    "CUDA_VISIBLE_DEVICES",
+    "NVIDIA_VISIBLE_DEVICES",
+    "LANG",
+    "RUST_BACKTRACE",
+];
+
+/// The command of a worker, without its arguments' last word: see [`process::CONTROL_FD`].
+fn command(config: &EngineConfig) -> io::Result<Command> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.runtime_dir)?;
+    let mut command = Command::new(&config.worker_program);
+    command.args(["worker", "--control-fd", &process::CONTROL_FD.to_string()]);
+    command.env_clear().current_dir(&config.runtime_dir);
+    command.envs(KEPT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+    command.env("TMPDIR", &config.runtime_dir).env("OMP_NUM_THREADS", config.threads.max(1).to_string());
+    // So that cuda0 is the GPU that the driver's own tools call 0.
+    command.env("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
+    let stderr = if tracing::enabled!(tracing::Level::DEBUG) { Stdio::inherit() } else { Stdio::null() };
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+    Ok(command)
+}
