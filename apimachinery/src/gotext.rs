@@ -60,7 +60,7 @@ fn write_json(out: &mut String, value: &Value) {
         Value::Null => out.push_str("null"),
         Value::Bool(b) => push(out, format_args!("{b}")),
         Value::Number(n) => match n.as_f64() {
-            Some(f) if n.is_f64() => out.push_str(&float(f, -6)),
+            Some(f) if n.is_f64() => out.push_str(&shortest(f, -6, 21)),
             _ => push(out, format_args!("{n}")),
         },
         Value::String(text) => write_json_string(out, text),
@@ -114,14 +114,18 @@ fn write_json_string(out: &mut String, text: &str) {
 /// `%v` of a number.
 pub(crate) fn number_text(number: &serde_json::Number) -> String {
     match number.as_f64() {
-        Some(f) if number.is_f64() || number.is_u64() && !number.is_i64() => float(f, -4),
+        Some(f) if number.is_f64() || number.is_u64() && !number.is_i64() => float(f),
         _ => number.to_string(),
     }
 }
 
-/// A float in Go's shortest form; below `10^small` or from `10^21` on with an exponent.
-/// `%v` has `small` -4, `json.Marshal` -6.
-pub(crate) fn float(f: f64, small: i32) -> String {
+/// `%v` of a float: below 10⁻⁴ and from 10⁶ on with an exponent.
+pub(crate) fn float(f: f64) -> String {
+    shortest(f, -4, 6)
+}
+
+/// The shortest form that reads back; below `10^small` and from `10^large` on with an exponent.
+fn shortest(f: f64, small: i32, large: i32) -> String {
     if f == 0.0 {
         return if f.is_sign_negative() { "-0".into() } else { "0".into() };
     }
@@ -134,7 +138,7 @@ pub(crate) fn float(f: f64, small: i32) -> String {
     let scientific = format!("{f:e}");
     let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
     let exponent: i32 = exponent.parse().unwrap_or(0);
-    if exponent < small || exponent >= 21 {
+    if exponent < small || exponent >= large {
         let sign = if exponent < 0 { '-' } else { '+' };
         let width = if small == -6 && exponent < 0 { 1 } else { 2 };
         return format!("{mantissa}e{sign}{:0width$}", exponent.unsigned_abs());
@@ -161,6 +165,7 @@ mod tests {
             (j!(1.5), "1.5"),
             (j!(1e21), "1e+21"),
             (j!(0.00001), "1e-05"),
+            (j!(1234567.0), "1.234567e+06"),
             (j!(100000.0), "100000"),
             (j!({"b": "<", "a": [true, null]}), r#"{"a":[true,null],"b":"\u003c"}"#),
             (j!(null), "null"),

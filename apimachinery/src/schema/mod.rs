@@ -13,6 +13,7 @@ mod metadata;
 mod node;
 mod outcome;
 mod prune;
+mod ratchet;
 mod regexes;
 mod scalars;
 mod validate;

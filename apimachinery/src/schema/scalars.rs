@@ -56,25 +56,31 @@ pub(crate) fn number(node: &Node, number: &Number, path: &str, out: &mut Outcome
 fn in_range(node: &Node, number: &Number, integral: bool) -> bool {
     let value = number.as_f64().unwrap_or(0.0);
     match node.format.as_ref().map(|f| f.kind) {
-        Some(Kind::Int32) => value >= f64::from(i32::MIN) && value <= f64::from(i32::MAX),
+        Some(Kind::Int32) => value.fract() == 0.0 && value >= f64::from(i32::MIN) && value <= f64::from(i32::MAX),
         Some(Kind::Float) => value.abs() <= f64::from(f32::MAX),
-        _ if integral => number.as_i64().is_some() || value.abs() < i64::MAX as f64,
+        _ if integral => number.as_i64().is_some() || value.fract() == 0.0 && value.abs() < i64::MAX as f64,
         _ => true,
     }
 }
 
 fn multiple(node: &Node, number: &Number, path: &str, out: &mut Outcome) {
     let Some(factor) = node.bounds.multiple_of else { return };
-    let holds = match number.as_i64() {
-        Some(value) => match factor as i64 {
-            factor if factor > 0 => value % factor == 0,
-            _ => is_integer(number.as_f64().unwrap_or(0.0) / factor),
-        },
-        None => is_integer(number.as_f64().unwrap_or(0.0) / factor),
+    // Of an integer the real server cuts the factor to an integer too.
+    let (holds, text, positive) = match number.as_i64() {
+        Some(value) => {
+            let factor = factor as i64;
+            (factor > 0 && value % factor == 0, factor.to_string(), factor > 0)
+        }
+        None => {
+            let value = number.as_f64().unwrap_or(0.0);
+            (is_integer(value / factor), gotext::float(factor), factor > 0.0)
+        }
     };
-    if !holds {
-        let value = Value::Number(number.clone());
-        out.invalid(path, &value, &format!("should be a multiple of {}", gotext::float(factor, -4)));
+    if !positive {
+        let detail = format!("factor MultipleOf declared for {path} must be positive: {text}");
+        out.add(FieldError::with_text(CauseReason::FieldValueInvalid, field(path), &text, &detail));
+    } else if !holds {
+        out.invalid(path, &Value::Number(number.clone()), &format!("should be a multiple of {text}"));
     }
 }
 
@@ -116,7 +122,7 @@ fn below(number: &Number, min: f64, exclusive: bool) -> (bool, String) {
         }
         None => {
             let value = number.as_f64().unwrap_or(0.0);
-            (value < min || exclusive && value == min, gotext::float(min, -4))
+            (value < min || exclusive && value == min, gotext::float(min))
         }
     }
 }
@@ -129,7 +135,7 @@ fn above(number: &Number, max: f64, exclusive: bool) -> (bool, String) {
         }
         None => {
             let value = number.as_f64().unwrap_or(0.0);
-            (value > max || exclusive && value == max, gotext::float(max, -4))
+            (value > max || exclusive && value == max, gotext::float(max))
         }
     }
 }

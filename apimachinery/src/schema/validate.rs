@@ -6,7 +6,7 @@
 
 use super::node::{Additional, ListType, Node, Type};
 use super::outcome::{Outcome, field};
-use super::{list_type, scalars};
+use super::{list_type, ratchet, scalars};
 use crate::{CauseReason, FieldError, gotext};
 use serde_json::{Map, Value};
 
@@ -22,7 +22,7 @@ pub(crate) fn validate(node: &Node, object: &Value, old: Option<&Value>) -> Vec<
 /// A node of the spine; `old` is the value it had, where there is a corresponding one.
 fn ratcheted(node: &Node, value: &Value, path: &mut String, old: Option<&Value>) -> Outcome {
     let mut outcome = check(node, value, path, old);
-    if !outcome.valid() && old == Some(value) {
+    if !outcome.valid() && old.is_some_and(|old| ratchet::unchanged(node, value, old)) {
         outcome.errors.clear();
     }
     outcome

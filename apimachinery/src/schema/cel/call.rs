@@ -36,12 +36,27 @@ pub(crate) fn call<'a>(run: &mut Run<'a>, call: &'a Call) -> Outcome<'a> {
         arguments.push(value);
     }
     match (&call.function, arguments.as_slice()) {
+        (Function::Library(library), [format, list]) if library.name == "format" => {
+            library::call(library, &[format.clone(), times_as_text(list)?])
+        }
         (Function::Library(library), arguments) => library::call(library, arguments),
         (Function::OptionalNone, []) => Ok(Val::Optional(None)),
+        (Function::Split, [text, separator]) => split(text, separator, None),
+        (Function::Split, [text, separator, Val::Int(limit)]) => split(text, separator, Some(*limit)),
         (function, [value]) => unary(function, value),
         (function, [first, second]) => text_test(function, call, first, second),
         _ => Err(EvalError::NoOverload),
     }
+}
+
+/// The arguments of `format`, with times and durations in cel-go's words.
+fn times_as_text<'a>(list: &Val<'a>) -> Outcome<'a> {
+    let Some(elements) = list.elements() else { return Err(EvalError::NoOverload) };
+    let text = |value: &Val<'a>| match value {
+        Val::Foreign(cel::Value::Timestamp(_) | cel::Value::Duration(_)) => to_text(value),
+        other => Ok(other.clone()),
+    };
+    Ok(Val::List(Rc::new(elements?.iter().map(text).collect::<Result<_, _>>()?)))
 }
 
 fn unary<'a>(function: &Function, value: &Val<'a>) -> Outcome<'a> {
@@ -60,6 +75,7 @@ fn unary<'a>(function: &Function, value: &Val<'a>) -> Outcome<'a> {
         Function::Uint => to_uint(value),
         Function::Double => to_double(value),
         Function::Text => to_text(value),
+        Function::Timestamp => to_timestamp(value),
         Function::OptionalOf => Ok(Val::Optional(Some(Rc::new(value.clone())))),
         Function::OptionalOfNonZero if is_zero(value) => Ok(Val::Optional(None)),
         Function::OptionalOfNonZero => Ok(Val::Optional(Some(Rc::new(value.clone())))),
@@ -163,14 +179,61 @@ fn to_text<'a>(value: &Val<'a>) -> Outcome<'a> {
         Val::Text(_) => return Ok(value.clone()),
         Val::Int(i) => i.to_string(),
         Val::Uint(u) => u.to_string(),
-        Val::Double(d) => gotext::float(*d, -4),
+        Val::Double(d) => gotext::float(*d),
         Val::Bool(b) => b.to_string(),
         Val::Bytes(bytes) => match std::str::from_utf8(bytes) {
             Ok(text) => text.to_owned(),
             Err(_) => return Err("invalid UTF-8 in bytes, cannot convert to string".into()),
         },
+        Val::Foreign(cel::Value::Timestamp(time)) => rfc3339(&time.to_rfc3339()),
+        Val::Foreign(cel::Value::Duration(duration)) => seconds(duration.num_nanoseconds().unwrap_or(i64::MAX)),
         Val::Foreign(_) => return library::text(value),
         _ => return Err(EvalError::NoOverload),
     };
     Ok(Val::Text(text.into()))
+}
+
+fn to_timestamp<'a>(value: &Val<'a>) -> Outcome<'a> {
+    match value {
+        Val::Foreign(cel::Value::Timestamp(_)) => Ok(value.clone()),
+        Val::Text(text) => library::timestamp(text),
+        Val::Int(seconds) => match jiff::Timestamp::from_second(*seconds) {
+            Ok(time) => library::timestamp(&time.to_string()),
+            Err(_) => Err("timestamp overflow".into()),
+        },
+        _ => Err(EvalError::NoOverload),
+    }
+}
+
+/// A time as Go's `RFC3339Nano` writes it: `Z` for UTC, no trailing zeros.
+fn rfc3339(text: &str) -> String {
+    let text = text.replace("+00:00", "Z");
+    let Some((whole, rest)) = text.split_once('.') else { return text };
+    let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    let (fraction, zone) = rest.split_at(end);
+    match fraction.trim_end_matches('0') {
+        "" => format!("{whole}{zone}"),
+        fraction => format!("{whole}.{fraction}{zone}"),
+    }
+}
+
+/// A duration in seconds, as cel-go writes it.
+fn seconds(nanoseconds: i64) -> String {
+    format!("{}s", nanoseconds as f64 / 1e9)
+}
+
+fn split<'a>(text: &Val<'a>, separator: &Val<'a>, limit: Option<i64>) -> Outcome<'a> {
+    let (Val::Text(text), Val::Text(separator)) = (text, separator) else { return Err(EvalError::NoOverload) };
+    let limit = limit.filter(|limit| *limit >= 0).map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(0));
+    let parts: Vec<String> = if limit == 0 {
+        Vec::new()
+    } else if separator.is_empty() {
+        let mut rest = text.chars();
+        let mut parts: Vec<String> = rest.by_ref().take(limit.saturating_sub(1)).map(String::from).collect();
+        parts.extend(Some(rest.collect::<String>()).filter(|rest| !rest.is_empty()));
+        parts
+    } else {
+        text.splitn(limit, separator.as_ref()).map(str::to_owned).collect()
+    };
+    Ok(Val::List(Rc::new(parts.into_iter().map(|part| Val::Text(part.into())).collect())))
 }

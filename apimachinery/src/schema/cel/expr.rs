@@ -124,6 +124,8 @@ pub(crate) enum Function {
     StartsWith,
     EndsWith,
     Matches,
+    Split,
+    Timestamp,
     Type,
     Dyn,
     Bool,

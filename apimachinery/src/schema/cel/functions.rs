@@ -4,6 +4,7 @@
 //! here is implemented, either in `call` or by the library.
 
 use super::expr::{Call, Expr, Function, Library, Literal};
+use super::library;
 use super::lower::Scope;
 use super::types::Ty;
 use crate::schema::regexes;
@@ -76,14 +77,13 @@ const LIBRARY: [(LibraryType, &[&str]); 7] = [
             "getEscapedPath",
         ],
     ),
-    (LibraryType::Texts, &["split", "findAll"]),
+    (LibraryType::Texts, &["findAll"]),
     (
         LibraryType::Int,
         &[
             "indexOf",
             "lastIndexOf",
             "compareTo",
-            "sign",
             "asInteger",
             "major",
             "minor",
@@ -130,7 +130,6 @@ const LIBRARY: [(LibraryType, &[&str]); 7] = [
             "timestamp",
             "duration",
             "validate",
-            "format.named",
             "format.dns1123Label",
             "format.dns1123Subdomain",
             "format.dns1035Label",
@@ -182,6 +181,8 @@ fn native<'s>(name: &str, arguments: usize) -> Option<(Function, Ty<'s>)> {
         ("startsWith", 2) => (Function::StartsWith, Ty::Bool),
         ("endsWith", 2) => (Function::EndsWith, Ty::Bool),
         ("matches", 2) => (Function::Matches, Ty::Bool),
+        ("split", 2 | 3) => (Function::Split, Ty::List(Box::new(Ty::Text))),
+        ("timestamp", 1) => (Function::Timestamp, Ty::Timestamp),
         ("type", 1) => (Function::Type, Ty::Dyn),
         ("dyn", 1) => (Function::Dyn, Ty::Dyn),
         ("bool", 1) => (Function::Bool, Ty::Bool),
@@ -211,14 +212,18 @@ pub(crate) fn lower<'s>(scope: &mut Scope<'s>, call: &CallExpr) -> Result<(Expr,
     let mut arguments = Vec::with_capacity(call.args.len() + 1);
     let mut types = Vec::with_capacity(call.args.len() + 1);
     for argument in receiver.into_iter().chain(&call.args) {
-        let (expr, ty) = scope.lower(argument)?;
+        let mixed = std::mem::replace(&mut scope.mixed_lists, name == "format");
+        let lowered = scope.lower(argument);
+        scope.mixed_lists = mixed;
+        let (expr, ty) = lowered?;
         arguments.push(expr);
         types.push(ty);
     }
     if arguments.len() > MAX_ARGUMENTS {
         return Err(format!("'{name}' has more than {MAX_ARGUMENTS} arguments"));
     }
-    check_receiver(&name, &types)?;
+    check_receiver(&name, &types, receiver.is_some())?;
+    check_literal(&name, &arguments)?;
     let pattern = match (name.as_str(), arguments.as_slice()) {
         ("matches", [_, Expr::Literal(Literal::Text(pattern))]) => {
             Some(regexes::compile(pattern).map_err(|e| format!("invalid matches argument: {e}"))?)
@@ -247,33 +252,20 @@ fn namespace<'a>(scope: &Scope<'_>, call: &'a CallExpr) -> Option<&'a str> {
     (known && !scope.declares(prefix)).then_some(prefix)
 }
 
-/// The functions on texts accept nothing else.
-fn check_receiver(name: &str, types: &[Ty<'_>]) -> Result<(), String> {
-    let text = matches!(
-        name,
-        "startsWith"
-            | "endsWith"
-            | "contains"
-            | "matches"
-            | "split"
-            | "lowerAscii"
-            | "upperAscii"
-            | "trim"
-            | "replace"
-            | "substring"
-            | "charAt"
-            | "find"
-            | "findAll"
-            | "isQuantity"
-            | "quantity"
-            | "isURL"
-            | "isIP"
-            | "isCIDR"
-    );
-    let sized = |ty: &Ty<'_>| matches!(ty, Ty::Text | Ty::Bytes | Ty::List(_) | Ty::Map(_) | Ty::Dyn);
-    let fits = match types.first() {
-        Some(first) if text => matches!(first, Ty::Text | Ty::Dyn),
-        Some(first) if name == "size" => sized(first),
+/// The functions on texts and lists accept nothing else.
+fn check_receiver(name: &str, types: &[Ty<'_>], method: bool) -> Result<(), String> {
+    let fits = match (name, types.first()) {
+        ("startsWith" | "endsWith" | "contains" | "matches" | "split" | "lowerAscii" | "upperAscii", Some(first))
+        | ("trim" | "replace" | "substring" | "charAt" | "find" | "findAll", Some(first))
+        | ("isQuantity" | "quantity" | "isURL" | "isIP" | "isCIDR", Some(first)) => {
+            matches!(first, Ty::Text | Ty::Dyn)
+        }
+        ("size", Some(first)) => matches!(first, Ty::Text | Ty::Bytes | Ty::List(_) | Ty::Map(_) | Ty::Dyn),
+        ("min" | "max" | "sum" | "isSorted" | "sort" | "distinct" | "flatten" | "slice" | "reverse", Some(first)) => {
+            method && matches!(first, Ty::List(_) | Ty::Dyn)
+        }
+        // The library knows UTC only.
+        (name, _) if name.starts_with("get") && name != "getQuery" => types.len() == 1,
         _ => true,
     };
     if fits {
@@ -281,6 +273,17 @@ fn check_receiver(name: &str, types: &[Ty<'_>]) -> Result<(), String> {
     }
     let types: Vec<String> = types.iter().map(Ty::to_string).collect();
     Err(format!("found no matching overload for '{name}' applied to '({})'", types.join(", ")))
+}
+
+/// Times and durations written in the rule itself must be valid.
+fn check_literal(name: &str, arguments: &[Expr]) -> Result<(), String> {
+    let [Expr::Literal(Literal::Text(text))] = arguments else { return Ok(()) };
+    let valid = match name {
+        "duration" => library::duration(text).is_ok(),
+        "timestamp" => library::timestamp(text).is_ok(),
+        _ => true,
+    };
+    if valid { Ok(()) } else { Err(format!("invalid {name} argument")) }
 }
 
 /// The functions on optional values keep the type inside.

@@ -55,18 +55,28 @@ pub(crate) fn text<'a>(value: &Val<'a>) -> Result<Val<'a>, EvalError> {
 fn guarded<'a>(name: &str, run: impl FnOnce() -> Result<cel::Value, ExecutionError>) -> Result<Val<'a>, EvalError> {
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(Ok(value)) => Ok(import(&value)),
-        Ok(Err(error)) => Err(explain(error)),
+        Ok(Err(error)) => Err(explain(name, error)),
         Err(_) => Err(format!("internal error in function '{name}'").into()),
     }
 }
 
-fn explain(error: ExecutionError) -> EvalError {
+const QUANTITY: &str = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
+
+/// The error in cel-go's words, where they differ.
+fn explain(name: &str, error: ExecutionError) -> EvalError {
     match error {
+        ExecutionError::FunctionError { .. } if name == "quantity" => QUANTITY.into(),
+        ExecutionError::FunctionError { message, .. } => match message.split_once(" out of range for string") {
+            Some((index, _)) => {
+                let index = index.rsplit(' ').next().unwrap_or_default();
+                format!("index out of range: {index}").into()
+            }
+            None => message.into(),
+        },
         ExecutionError::NoSuchOverload
         | ExecutionError::UnexpectedType { .. }
         | ExecutionError::UnsupportedTargetType { .. }
         | ExecutionError::InvalidArgumentCount { .. } => EvalError::NoOverload,
-        ExecutionError::FunctionError { message, .. } => message.into(),
         other => other.to_string().into(),
     }
 }

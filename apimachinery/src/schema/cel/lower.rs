@@ -18,6 +18,8 @@ const MAX_DEPTH: usize = 150;
 pub(crate) struct Scope<'s> {
     names: Vec<(String, Ty<'s>)>,
     depth: usize,
+    /// List literals may mix types: they are arguments of `format`.
+    pub(crate) mixed_lists: bool,
     /// Whether `oldSelf` was referred to.
     pub(crate) uses_old_self: bool,
 }
@@ -28,7 +30,12 @@ impl<'s> Scope<'s> {
     /// A scope with `self` and `oldSelf`.
     pub(crate) fn new(this: Ty<'s>, optional_old: bool) -> Self {
         let old = if optional_old { Ty::Optional(Box::new(this.clone())) } else { this.clone() };
-        Self { names: vec![("self".into(), this), ("oldSelf".into(), old)], depth: 0, uses_old_self: false }
+        Self {
+            names: vec![("self".into(), this), ("oldSelf".into(), old)],
+            depth: 0,
+            mixed_lists: false,
+            uses_old_self: false,
+        }
     }
 
     /// Whether a name is a variable.
@@ -99,6 +106,9 @@ impl<'s> Scope<'s> {
                 other => other,
             };
             ty = Some(match ty {
+                Some(known) if !self.mixed_lists && !known.fits(&element_ty) => {
+                    return Err(format!("expected type '{known}' but found '{element_ty}'"));
+                }
                 Some(known) => known.join(element_ty),
                 None => element_ty,
             });
@@ -108,14 +118,18 @@ impl<'s> Scope<'s> {
 
     fn map(&mut self, map: &cel::common::ast::MapExpr) -> Lowered<'s> {
         let mut entries = Vec::with_capacity(map.entries.len());
+        let mut key_type = Ty::Text;
         for entry in &map.entries {
             let EntryExpr::MapEntry(entry) = &entry.expr else {
                 return Err("a map literal has keys and values".into());
             };
-            let key = self.lower(&entry.key)?.0;
+            let (key, key_ty) = self.lower(&entry.key)?;
+            key_type = key_type.join(key_ty);
             entries.push((key, self.lower(&entry.value)?.0, entry.optional));
         }
-        Ok((Expr::Map(entries), Ty::Map(Box::new(Ty::Dyn))))
+        // Only maps by text have a type here.
+        let ty = if matches!(key_type, Ty::Text) { Ty::Map(Box::new(Ty::Dyn)) } else { Ty::Dyn };
+        Ok((Expr::Map(entries), ty))
     }
 
     fn fold(&mut self, fold: &ComprehensionExpr) -> Lowered<'s> {
@@ -263,7 +277,7 @@ impl<'s> Scope<'s> {
         let (index, index_ty) = self.lower(index)?;
         let fits = match &ty {
             Ty::List(_) => matches!(index_ty, Ty::Int | Ty::Dyn),
-            Ty::Map(_) => matches!(index_ty, Ty::Text | Ty::Int | Ty::Uint | Ty::Bool | Ty::Dyn),
+            Ty::Map(_) => matches!(index_ty, Ty::Text | Ty::Dyn),
             Ty::Optional(_) | Ty::Dyn => true,
             _ => false,
         };

@@ -318,7 +318,7 @@ pub(crate) fn show(value: &Val<'_>) -> String {
         Val::Text(text) => text.to_string(),
         Val::Int(i) => i.to_string(),
         Val::Uint(u) => u.to_string(),
-        Val::Double(d) => crate::gotext::float(*d, -4),
+        Val::Double(d) => crate::gotext::float(*d),
         Val::Bool(b) => b.to_string(),
         other => export(other).map(|v| format!("{v:?}")).unwrap_or_default(),
     }

@@ -98,6 +98,7 @@ impl<'s> Ty<'s> {
         match (self, other) {
             (Ty::Dyn, _) | (_, Ty::Dyn) => true,
             (Ty::List(a), Ty::List(b)) | (Ty::Map(a), Ty::Map(b)) | (Ty::Optional(a), Ty::Optional(b)) => a.fits(b),
+            (Ty::Object(a), Ty::Object(b)) => std::ptr::eq(*a, *b),
             // A message may be null; a map literal may stand for an object.
             (Ty::Object(_), Ty::Null | Ty::Map(_)) | (Ty::Null | Ty::Map(_), Ty::Object(_)) => true,
             (Ty::Timestamp | Ty::Duration, Ty::Null) | (Ty::Null, Ty::Timestamp | Ty::Duration) => true,

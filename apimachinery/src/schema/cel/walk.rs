@@ -11,6 +11,7 @@ use super::rule::{Rule, Rules};
 use super::value::Val;
 use crate::schema::list_type::{corresponding, push_field};
 use crate::schema::node::{Additional, ListType, Node, Type};
+use crate::schema::ratchet;
 use crate::{CauseReason, FieldError, gotext};
 use serde_json::Value;
 use std::rc::Rc;
@@ -28,7 +29,7 @@ const OUT_OF_BUDGET: &str =
 /// Runs all rules.
 pub(crate) fn validate(node: &Node, rules: &Rules, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut walk = Walk { rules, path: String::new(), errors: Vec::new(), budget: PER_OBJECT };
-    let unchanged = Unchanged { here: old.map(|old| (object, old)), above: None };
+    let unchanged = Unchanged { here: old.map(|old| (node, object, old)), above: None };
     // Running out of budget ends the walk; the error is already noted.
     let _ = walk.node(node, object, old, unchanged);
     walk.errors
@@ -44,20 +45,23 @@ struct Walk<'a> {
     budget: u64,
 }
 
+/// A new and an old value of a node.
+type Pair<'a> = (&'a Node, &'a Value, &'a Value);
+
 /// The pair of values by which an error is forgiven, if they are equal: that of the node, or else
 /// of the nearest node above that has an old counterpart.
 #[derive(Clone, Copy, Default)]
 struct Unchanged<'a> {
-    here: Option<(&'a Value, &'a Value)>,
-    above: Option<(&'a Value, &'a Value)>,
+    here: Option<Pair<'a>>,
+    above: Option<Pair<'a>>,
 }
 
 impl<'a> Unchanged<'a> {
     fn holds(&self) -> bool {
-        self.here.or(self.above).is_some_and(|(new, old)| new == old)
+        self.here.or(self.above).is_some_and(|(node, new, old)| ratchet::unchanged(node, new, old))
     }
 
-    fn below(self, pair: Option<(&'a Value, &'a Value)>) -> Self {
+    fn below(self, pair: Option<Pair<'a>>) -> Self {
         match self.here {
             Some(here) => Unchanged { here: pair, above: Some(here) },
             None => self,
@@ -107,7 +111,7 @@ impl<'a> Walk<'a> {
             let fixed = self.path.is_empty() && matches!(name.as_str(), "apiVersion" | "kind");
             let below = match fixed {
                 true => Unchanged::default(),
-                false => unchanged.below(old.map(|old| (value, old))),
+                false => unchanged.below(old.map(|old| (child, value, old))),
             };
             let length = self.path.len();
             push_field(&mut self.path, name, declared.is_some());
@@ -132,7 +136,7 @@ impl<'a> Walk<'a> {
             };
             let length = self.path.len();
             self.path.push_str(&format!("[{i}]"));
-            self.node(items, value, old, unchanged.below(old.map(|old| (value, old))))?;
+            self.node(items, value, old, unchanged.below(old.map(|old| (items, value, old))))?;
             self.path.truncate(length);
         }
         Ok(())
