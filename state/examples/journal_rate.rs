@@ -92,7 +92,7 @@ async fn measure<J: Journal>(
     flush(&mut core, &mut journal).await?;
     drop(journal);
 
-    let mut journal = open_again(&open).await?;
+    let mut journal = open().await?;
     let (mut state, mut events) = (State::default(), 0);
     let begin = Instant::now();
     journal
@@ -107,10 +107,6 @@ async fn measure<J: Journal>(
     println!("{name}:      invariants of {} tasks: {:.1} ms", JOBS * TASKS, begin.elapsed().as_secs_f64() * 1e3);
     assert_eq!(state.digest(), core.state().digest(), "replayed to the same state");
     Ok(())
-}
-
-async fn open_again<J: Journal>(open: &impl AsyncFn() -> Result<J, JournalError>) -> Result<J, JournalError> {
-    open().await
 }
 
 async fn flush<J: Journal>(core: &mut Core, journal: &mut J) -> Result<u32, JournalError> {

@@ -322,7 +322,7 @@ impl State {
         self.waiting.len()
     }
     /// Attempts running on a node, by admission of their job, then index.
-    pub fn running_on(&self, node: &NodeId) -> impl Iterator<Item = &Running> {
+    pub fn running_on<'a>(&'a self, node: &NodeId) -> impl Iterator<Item = &'a Running> + use<'a> {
         self.running.get(node).into_iter().flatten().filter_map(|key| self.running_at(key))
     }
     /// Every running attempt, by node.
