@@ -174,7 +174,6 @@ async fn wait_for_a_condition_and_watch() {
     let gone = async { s.kubectl("wait widget/one --for=delete --timeout=30s").await };
     let delete = async { s.kubectl("delete widget one --wait=false").await };
     tokio::join!(gone, delete);
-    assert_eq!(s.kubectl("scale --help").await.is_empty(), false);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -210,4 +209,57 @@ async fn scale_events_and_deleted_definitions() {
     s.kubectl("delete crd widgets.test.nightshift.dev").await;
     until("the kind is gone", || async { s.json("GET", common::WIDGETS, Value::Null).await.0.eq(&404).then_some(()) })
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn definitions_are_applied_and_changed() {
+    let s = Server::start().await;
+    let mut crd = common::widget_crd();
+    crd["metadata"]["name"] = "gadgets.test.nightshift.dev".into();
+    crd["spec"]["names"] = json!({"plural": "gadgets", "kind": "Gadget"});
+    let name = "customresourcedefinition.apiextensions.k8s.io/gadgets.test.nightshift.dev";
+    assert_eq!(s.kubectl_in(&["apply", "-f", "-"], &crd.to_string()).await, format!("{name} created\n"));
+    assert_eq!(s.kubectl_in(&["apply", "-f", "-"], &crd.to_string()).await, format!("{name} unchanged\n"));
+    let gadget = WIDGET.replace("Widget", "Gadget");
+    s.kubectl_in(&["apply", "-f", "-"], &gadget).await;
+    let properties = &mut crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
+    properties["weight"] = json!({"type": "integer", "default": 7});
+    assert_eq!(s.kubectl_in(&["apply", "-f", "-"], &crd.to_string()).await, format!("{name} configured\n"));
+    assert_eq!(s.kubectl("get gadget one -o jsonpath={.spec.weight}").await, "7", "defaulted when read");
+    let status =
+        "get crd gadgets.test.nightshift.dev -o jsonpath={.status.acceptedNames.listKind},{.metadata.generation}";
+    assert_eq!(s.kubectl(status).await, "GadgetList,2");
+    crd["spec"]["names"]["kind"] = "Widget".into();
+    crd["metadata"]["name"] = "things.test.nightshift.dev".into();
+    crd["spec"]["names"]["plural"] = "things".into();
+    crd["spec"]["names"]["singular"] = "thing".into();
+    s.kubectl_in(&["create", "-f", "-"], &crd.to_string()).await;
+    let refused =
+        "get crd things.test.nightshift.dev -o jsonpath={.status.conditions[?(@.type==\"NamesAccepted\")].reason}";
+    assert_eq!(s.kubectl(refused).await, "KindConflict");
+    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["type"] = "thing".into();
+    crd["metadata"]["name"] = "bads.test.nightshift.dev".into();
+    crd["spec"]["names"]["plural"] = "bads".into();
+    let err = s.kubectl_fails("create -f -", &crd.to_string()).await;
+    assert!(err.contains("is invalid: spec.versions[0].schema.openAPIV3Schema"), "{err}");
+    s.kubectl("delete crd gadgets.test.nightshift.dev").await;
+    assert!(s.kubectl_fails("get gadgets", "").await.contains("the server doesn't have a resource type \"gadgets\""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nightshifts_own_kinds_are_served_and_explained() {
+    let crds: Vec<Value> = nightshift_crds::all().into_iter().map(|c| serde_json::to_value(c).unwrap()).collect();
+    let s = Server::start_with(crds.clone()).await;
+    for crd in crds {
+        let names = &crd["spec"]["names"];
+        let plural = names["plural"].as_str().unwrap();
+        let fields: Vec<String> = ["", ".spec", ".status"].iter().map(|f| format!("{plural}{f}")).collect();
+        for field in fields {
+            assert!(s.kubectl(&format!("explain {field}")).await.contains("DESCRIPTION"), "{field}");
+        }
+        assert!(s.kubectl(&format!("get {plural} -A")).await.is_empty());
+        let unknown = json!({"apiVersion": "nightshift.dev/v1alpha1", "kind": names["kind"], "metadata": {"name": "x"}, "sepc": {}});
+        let err = s.kubectl_fails("create -f -", &unknown.to_string()).await;
+        assert!(err.contains("unknown field \"sepc\""), "{err}");
+    }
 }

@@ -45,8 +45,20 @@ fn build() -> Map<String, Value> {
     for (name, schema) in &mut all {
         tidy(schema);
         merge_keys(name, schema);
+        // The real server publishes these without a type, as they may be of any.
+        if anything(name)
+            && let Some(m) = schema.as_object_mut()
+        {
+            m.shift_remove("type");
+            m.shift_remove("oneOf");
+        }
     }
     all
+}
+
+/// Definitions that stand for JSON of any type.
+fn anything(definition: &str) -> bool {
+    definition.contains(".v1.JSONSchemaPropsOr") || definition.ends_with(".v1.JSON")
 }
 
 /// Puts what stands beside a `$ref` into the form the real server uses, `allOf` with one member.
@@ -54,7 +66,9 @@ fn tidy(schema: &mut Value) {
     match schema {
         Value::Object(m) => {
             m.values_mut().for_each(tidy);
+            // A property may be called `$ref` too (JSONSchemaProps has one): then it is no string.
             if m.len() > 1
+                && m.get("$ref").is_some_and(Value::is_string)
                 && let Some(reference) = m.shift_remove("$ref")
             {
                 m.insert("allOf".into(), json!([{ "$ref": reference }]));
@@ -111,11 +125,10 @@ fn inline(schema: &mut Value, open: &mut Vec<String>) {
                 m.shift_remove("allOf");
                 m.extend(one);
             }
-            let name =
-                m.shift_remove("$ref").and_then(|r| r.as_str().and_then(|r| r.strip_prefix(REF)).map(str::to_owned));
+            let name = m.get("$ref").and_then(Value::as_str).and_then(|r| r.strip_prefix(REF)).map(str::to_owned);
             if let Some(name) = name {
-                if open.contains(&name) {
-                    *schema = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+                if open.contains(&name) || anything(&name) {
+                    *schema = json!({"x-kubernetes-preserve-unknown-fields": true});
                     return;
                 }
                 if let Some(found) = definitions().get(&name) {
@@ -154,5 +167,39 @@ fn strip_bounds(schema: &mut Value) {
     {
         // JSON of any shape, such as a schema's default.
         m.insert("x-kubernetes-preserve-unknown-fields".into(), true.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::core;
+
+    #[test]
+    fn every_core_kind_decodes_by_its_schema() {
+        for r in core::resources() {
+            assert!(r.schema.is_some(), "{}", r.kind);
+        }
+    }
+
+    #[test]
+    fn a_definition_loses_nothing() {
+        let all = core::resources();
+        let crd = all.iter().find(|r| r.core == Some(core::Core::Crd)).and_then(|r| r.schema.as_ref()).unwrap();
+        let v = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+            "metadata": {"name": "a.b", "annotations": {"x": "y"}, "ownerReferences": [{"uid": "u", "kind": "K", "name": "n", "apiVersion": "v1"}]},
+            "spec": {"versions": [{"name": "v1", "schema": {"openAPIV3Schema": {
+                "type": "object", "default": {"any": [1, {"x": null}]}, "enum": [1, "a", {"b": 2}], "maximum": 1.5,
+                "additionalProperties": false, "example": "x", "nullable": true, "x-kubernetes-preserve-unknown-fields": true,
+                "$ref": "#/x", "items": {"type": "string", "default": 3}, "anyOf": [{"required": ["x"], "default": {"deep": true}}],
+                "x-kubernetes-validations": [{"rule": "true", "messageExpression": "'x'", "optionalOldSelf": true}]}}}]}});
+        assert_eq!(crd.unknown_fields(&v), Vec::<String>::new());
+        assert_eq!(crd.validate(&v, None), Vec::new());
+        let mut pruned = v.clone();
+        crd.prune(&mut pruned);
+        assert_eq!(pruned, v);
+        let wrong = json!({"spec": {"group": 7, "colour": 1}});
+        assert_eq!(crd.unknown_fields(&wrong), ["spec.colour"]);
+        assert_eq!(crd.validate(&wrong, None).len(), 1);
     }
 }

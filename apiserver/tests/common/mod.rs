@@ -34,7 +34,19 @@ impl Server {
     }
 
     pub async fn start_in(dir: tempfile::TempDir) -> Server {
-        let server = ApiServer::open(config(dir.path())).await.unwrap();
+        let config = config(dir.path());
+        Server::open(dir, config).await
+    }
+
+    /// With other definitions than the small one.
+    pub async fn start_with(crds: Vec<Value>) -> Server {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { crds, ..config(dir.path()) };
+        Server::open(dir, config).await
+    }
+
+    async fn open(dir: tempfile::TempDir, config: Config) -> Server {
+        let server = ApiServer::open(config).await.unwrap();
         let shutdown = CancellationToken::new();
         Server {
             client: server.client(),
