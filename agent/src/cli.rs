@@ -1,0 +1,163 @@
+//! The program `nightshift-agent`.
+//!
+//! in → arguments, signals · out → an exit code, and one line on stderr where it is not 0 · invariant: the first signal ends
+//! gently, the second at once.
+
+use crate::config::{LogFormat, RunArgs};
+use crate::engine::{self, Engine, EngineConfig};
+use crate::hardware::Hardware;
+use crate::serve::{DataDir, ServeError, serve};
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+const EXAMPLES: &str = "\
+Examples:
+  # The first start, with a token from `nightshift token create`
+  nightshift-agent run --server scheduler.example.org:7443 --join nsj1.ID.SECRET.CAHASH
+
+  # The same, without the secret in the process list
+  NIGHTSHIFT_JOIN_TOKEN=nsj1.… nightshift-agent run --server scheduler.example.org:7443
+
+  # Later starts: half the price, 4 GiB at most, two threads
+  nightshift-agent run --server scheduler.example.org:7443 --price-per-hour 0.025 --memory 4Gi --threads 2
+
+Every option of `run` can be given as NIGHTSHIFT_… in the environment: see `nightshift-agent run --help`.
+
+Exit codes: 0 stopped as asked; 1 failed; 2 wrong arguments; 3 not joined, refused, or the wrong scheduler;
+4 the data folder cannot be used.";
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "nightshift-agent",
+    version,
+    about = "Lets this machine compute for Nightshift, and earn points for it"
+)]
+#[command(after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve as a node until stopped
+    #[command(after_help = EXAMPLES)]
+    Run(Box<RunArgs>),
+    /// One model in a sandbox; started by `run`
+    #[command(hide = true, disable_help_flag = true)]
+    Worker {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Loads and runs a model once, to prove it; started by the scheduler
+    #[command(hide = true, disable_help_flag = true)]
+    Prove {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+}
+
+/// Parses, runs, and answers the exit code.
+pub fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Worker { args } => engine::worker_main(args),
+        Command::Prove { args } => engine::prove_main(args),
+        Command::Run(args) => start(&args),
+    }
+}
+
+fn start(args: &RunArgs) -> ExitCode {
+    start_log(args.log_format);
+    let config = match args.check() {
+        Ok(config) => config,
+        Err(problem) => {
+            eprintln!("nightshift-agent: {problem}");
+            return ExitCode::from(2);
+        }
+    };
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("nightshift-agent: no threads: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(run(&config, args.exit_with_parent));
+    // Whatever still blocks a thread is not waited for: workers are dead, outcomes are on disk.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("nightshift-agent: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn start_log(format: LogFormat) {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Human => log.with_ansi(std::io::stderr().is_terminal()).with_target(false).init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
+
+async fn run(config: &crate::config::Config, exit_with_parent: bool) -> Result<(), ServeError> {
+    let stop = CancellationToken::new();
+    watch_signals(stop.clone())?;
+    if exit_with_parent {
+        watch_parent(stop.clone())?;
+    }
+    let data = DataDir::open(&config.data_dir)?;
+    let identity = tokio::select! {
+        identity = data.identity(config) => identity?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    let program = std::env::current_exe().context("cannot find this program's own file")?;
+    let mut engine = EngineConfig::new(&program, config.data_dir.join("run"));
+    engine.threads = config.threads.unwrap_or(engine.threads);
+    let hardware = Hardware::detect(config, &program).await;
+    serve(config, &data, identity, hardware, Arc::new(Engine::new(engine)), stop).await
+}
+
+/// SIGTERM or Ctrl-C: gently; once more: at once.
+fn watch_signals(stop: CancellationToken) -> Result<(), ServeError> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
+    tokio::spawn(async move {
+        loop {
+            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+            if stop.is_cancelled() {
+                std::process::exit(130);
+            }
+            info!("asked to stop; once more to stop at once");
+            stop.cancel();
+        }
+    });
+    Ok(())
+}
+
+/// Stops when another process becomes our parent. Linux tells us when the *thread* that started us ends, which need not
+/// be the end of its process: so the signal only makes us look.
+fn watch_parent(stop: CancellationToken) -> Result<(), ServeError> {
+    let parent = std::os::unix::process::parent_id();
+    let mut hint = signal(SignalKind::user_defined1()).context("cannot listen to SIGUSR1")?;
+    #[cfg(target_os = "linux")]
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGUSR1).context("cannot watch the parent process")?;
+    tokio::spawn(async move {
+        while std::os::unix::process::parent_id() == parent {
+            tokio::select! { _ = hint.recv() => {}, () = tokio::time::sleep(Duration::from_millis(500)) => {} }
+        }
+        info!("the process that started this agent is gone");
+        stop.cancel();
+    });
+    Ok(())
+}

@@ -1,0 +1,34 @@
+//! What runs an attempt: the libtorch engine, or a stand-in in tests.
+
+use crate::engine::{Engine, Failed, Output, Task};
+use nightshift_types::Digest;
+use tokio_util::sync::CancellationToken;
+
+/// Runs tasks on loaded models. [`Engine`] says what each call means.
+#[tonic::async_trait]
+pub trait Executor: Send + Sync + 'static {
+    /// Runs one task, before its deadline.
+    async fn run(&self, task: Task, cancel: CancellationToken) -> Result<Output, Failed>;
+    /// Loaded models and their devices.
+    fn loaded(&self) -> Vec<(Digest, String)>;
+    /// Frees an idle model's memory.
+    async fn evict(&self, digest: Digest) -> usize;
+    /// Ends everything.
+    async fn shutdown(&self);
+}
+
+#[tonic::async_trait]
+impl Executor for Engine {
+    async fn run(&self, task: Task, cancel: CancellationToken) -> Result<Output, Failed> {
+        Engine::run(self, task, cancel).await
+    }
+    fn loaded(&self) -> Vec<(Digest, String)> {
+        Engine::loaded(self)
+    }
+    async fn evict(&self, digest: Digest) -> usize {
+        Engine::evict(self, digest).await
+    }
+    async fn shutdown(&self) {
+        Engine::shutdown(self).await;
+    }
+}

@@ -1,0 +1,5 @@
+//! `nightshift-agent`: see `nightshift-agent --help`.
+
+fn main() -> std::process::ExitCode {
+    nightshift_agent::cli::main()
+}
