@@ -17,7 +17,7 @@ pub mod schema;
 pub mod strict;
 
 pub use error::{CauseReason, FieldError};
-pub use fields::{is_dns_label, is_dns_subdomain, strict_message, validate_object_meta};
+pub use fields::{is_dns_label, is_dns_subdomain, strict_message, validate_object_meta, validate_object_meta_update};
 pub use patch::{PatchError, PatchMeta, json_patch, merge_patch, strategic_merge_patch};
 pub use schema::{Schema, SchemaError};
 pub use strict::{DecodeError, Decoded, decode_json, decode_yaml};

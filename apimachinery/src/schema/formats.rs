@@ -109,7 +109,6 @@ patterns! {
     SSN = "^\\d{3}[- ]?\\d{2}[- ]?\\d{4}$";
     HEX_COLOR = "^#?([0-9a-fA-F]{3}|[0-9a-fA-F]{6})$";
     RGB_COLOR = "^rgb\\(\\s*(0|[1-9]\\d?|1\\d\\d?|2[0-4]\\d|25[0-5])\\s*,\\s*(0|[1-9]\\d?|1\\d\\d?|2[0-4]\\d|25[0-5])\\s*,\\s*(0|[1-9]\\d?|1\\d\\d?|2[0-4]\\d|25[0-5])\\s*\\)$";
-    HOSTNAME = "^([a-zA-Z0-9\\p{S}\\p{L}]((-?[a-zA-Z0-9\\p{S}\\p{L}]{0,62})?)|([a-zA-Z0-9\\p{S}\\p{L}](([a-zA-Z0-9\\-\\p{S}\\p{L}]{0,61}[a-zA-Z0-9\\p{S}\\p{L}])?)(\\.)){1,}([a-zA-Z\\p{L}]){2,63})$";
     EMAIL = "^(?:[^<>@]*<)?[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9-]+(?:\\.[A-Za-z0-9-]+)*>?$";
     TIME = "^([0-9]{2}):([0-9]{2}):([0-9]{2})(.[0-9]+)?(z|([+-][0-9]{2}:[0-9]{2}))$";
     LOOSE_DURATION = "(\\d+)\\s*([A-Za-zµ]+)";
@@ -137,8 +136,16 @@ fn is_email(text: &str) -> bool {
     EMAIL.is_match(text) && text.contains('<') == text.ends_with('>') && !text.contains("..")
 }
 
+/// Labels of letters, digits and inner dashes, ending in two letters.
 fn is_hostname(text: &str) -> bool {
-    text.len() <= 255 && HOSTNAME.is_match(text) && text.split('.').all(|label| label.len() <= 63)
+    let label = |label: &str| {
+        let allowed =
+            |c: char| c.is_alphanumeric() || c == '-' || !c.is_ascii() && !c.is_whitespace() && !c.is_control();
+        let dashes = label.starts_with('-') || label.ends_with('-');
+        !label.is_empty() && label.len() <= 63 && !dashes && label.chars().all(allowed)
+    };
+    let letters = text.chars().rev().take_while(|c| c.is_alphabetic()).count();
+    text.len() <= 255 && text.split('.').all(label) && letters >= 2
 }
 
 fn is_cidr(text: &str) -> bool {

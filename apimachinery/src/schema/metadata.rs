@@ -49,9 +49,10 @@ fn node(schema: &Value) -> Node {
 }
 
 fn object_meta() -> Value {
-    let text = json!({"type": "string"});
-    let number = json!({"type": "integer"});
-    let flag = json!({"type": "boolean"});
+    // Nulls are dropped later.
+    let text = json!({"type": "string", "nullable": true});
+    let number = json!({"type": "integer", "nullable": true});
+    let flag = json!({"type": "boolean", "nullable": true});
     let texts = json!({"type": "object", "additionalProperties": text});
     let owner = json!({"type": "object", "properties": {
         "apiVersion": text, "kind": text, "name": text, "uid": text,

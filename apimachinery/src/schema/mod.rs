@@ -105,3 +105,11 @@ fn blocks_rules(error: &FieldError) -> bool {
             | CauseReason::FieldValueTypeInvalid
     )
 }
+
+/// What has the wrong type in `object.metadata`.
+pub(crate) fn metadata_errors(object: &Value) -> Vec<FieldError> {
+    match object.get("metadata") {
+        None | Some(Value::Null) => Vec::new(),
+        Some(metadata) => validate::at(metadata::schema(), metadata, "metadata"),
+    }
+}

@@ -9,7 +9,7 @@
 use regex::{Regex, RegexBuilder};
 
 /// The largest compiled size; a schema's pattern has no business being larger.
-const SIZE_LIMIT: usize = 4 << 20;
+const SIZE_LIMIT: usize = 10 << 20;
 
 /// Compiles a Go pattern.
 pub(crate) fn compile(pattern: &str) -> Result<Regex, String> {

@@ -19,6 +19,11 @@ pub(crate) fn validate(node: &Node, object: &Value, old: Option<&Value>) -> Vec<
     errors
 }
 
+/// Validates a part of a resource that stands at `path`.
+pub(crate) fn at(node: &Node, value: &Value, path: &str) -> Vec<FieldError> {
+    check(node, value, &mut path.to_owned(), None).errors
+}
+
 /// A node of the spine; `old` is the value it had, where there is a corresponding one.
 fn ratcheted(node: &Node, value: &Value, path: &mut String, old: Option<&Value>) -> Outcome {
     let mut outcome = check(node, value, path, old);
