@@ -81,7 +81,11 @@ fn shape(r: &Resource, v: &mut Value, creating: bool) -> ApiResult<()> {
         }
     }
     if let Some(core) = r.core {
-        drop_nulls(as_map(v));
+        match core {
+            // A schema's defaults and enums may hold nulls.
+            Core::Crd => as_map(v).retain(|_, x| !x.is_null()),
+            _ => drop_nulls(as_map(v)),
+        }
         if let Some(schema) = &r.schema {
             let wrong = schema.validate(v, None).into_iter().find(|e| e.reason == CauseReason::FieldValueTypeInvalid);
             if let Some(e) = wrong {

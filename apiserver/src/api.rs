@@ -7,16 +7,19 @@ use crate::kinds::{Core, Registry, Resource, crd};
 use crate::negotiate::{self, Form};
 use crate::request::{Options, ResourcePath, parse_path, segments};
 use crate::status::{ApiError, ApiResult, json_response};
-use crate::store::Store;
+use crate::store::{CRDS, Store};
 use crate::{discovery, openapi, review, verbs};
 use axum::body::Body;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Requests from sockets, watches aside, that are worked on at once; more are asked to come back (429).
+const IN_FLIGHT: usize = 1024;
 
 /// The server's shared state.
 pub(crate) struct Api {
@@ -26,10 +29,8 @@ pub(crate) struct Api {
     pub crd_lock: tokio::sync::Mutex<()>,
     pub tokens: Tokens,
     pub shutdown: CancellationToken,
+    in_flight: Semaphore,
 }
-
-/// The shelf of definitions.
-pub(crate) const CRDS: &str = "apiextensions.k8s.io/customresourcedefinitions";
 
 impl Api {
     pub fn new(store: Store, tokens: Tokens) -> Api {
@@ -39,6 +40,7 @@ impl Api {
             crd_lock: tokio::sync::Mutex::new(()),
             tokens,
             shutdown: CancellationToken::new(),
+            in_flight: Semaphore::new(IN_FLIGHT),
         };
         api.reload();
         api
@@ -60,6 +62,11 @@ impl Api {
         let span = tracing::debug_span!("api", method = %request.method(), path = request.uri().path());
         let work = async {
             let watch = is_watch(&request);
+            let permit = self.in_flight.try_acquire();
+            if permit.is_err() && !watch && trusted.is_none() {
+                return ApiError::too_many_requests().into_response();
+            }
+            let permit = permit.ok().filter(|_| !watch);
             let answer = self.answer(request, trusted);
             let answer = match watch {
                 true => answer.await,
@@ -69,6 +76,7 @@ impl Api {
                 },
             };
             let response = answer.unwrap_or_else(ApiError::into_response);
+            drop(permit);
             tracing::debug!(code = response.status().as_u16());
             response
         };

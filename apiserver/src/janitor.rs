@@ -4,11 +4,10 @@
 //! Terminating namespaces are emptied and go; a deleted definition's objects go before it; an object all of whose owners are
 //! gone goes; an object deleted in the foreground goes after its dependents.
 
-use crate::api::{Api, CRDS};
+use crate::api::Api;
 use crate::kinds::{Core, Resource, crd};
-use crate::object::{as_map, draft, finalizers, index_meta, meta_mut, str_at};
-use crate::store::{Expect, GcItem, Key, NAMESPACES, Stored, Write, WriteError};
-use crate::verbs::delete::{FOREGROUND, foreground};
+use crate::object::{FOREGROUND, as_map, draft, finalizers, index_meta, meta_mut, str_at};
+use crate::store::{CRDS, Expect, GcItem, Key, NAMESPACES, Stored, Write, WriteError};
 use crate::{admit, encode};
 use serde_json::Value;
 use std::sync::Arc;
@@ -145,8 +144,7 @@ impl Api {
     async fn finish_foreground(&self, item: &GcItem) {
         let Some(r) = self.resource_of(&item.resource) else { return };
         let Some(stored) = self.store.get(&item.resource, &item.key) else { return };
-        let Ok(v) = encode::stored_value(&r, &stored) else { return };
-        if !foreground(&v) {
+        if !stored.meta.foreground {
             return;
         }
         for dependent in self.store.read(|s| s.dependents(&stored.meta.uid)) {

@@ -5,6 +5,9 @@ use crate::store::{Draft, Meta, Owner};
 use serde_json::{Map, Value};
 use std::sync::LazyLock;
 
+/// The finalizer of foreground deletion.
+pub(crate) const FOREGROUND: &str = "foregroundDeletion";
+
 /// Stands where the writer puts the revision; random, so that no object contains it by accident or intent.
 static MARK: LazyLock<String> = LazyLock::new(|| format!("@{}@", uuid::Uuid::new_v4()));
 
@@ -75,6 +78,7 @@ pub(crate) fn index_meta(v: &Value) -> Meta {
             .filter_map(|(k, v)| v.as_str().map(|v| (k.clone(), v.to_owned())))
             .collect(),
         deleting: at(v, &["metadata", "deletionTimestamp"]).is_some_and(Value::is_string),
+        foreground: finalizers(v).iter().any(|f| f == FOREGROUND),
         owners: owners
             .into_iter()
             .flatten()

@@ -155,6 +155,11 @@ impl ApiError {
         Self::new(503, "ServiceUnavailable", message).with(json!({"retryAfterSeconds": 1}))
     }
 
+    pub fn too_many_requests() -> Self {
+        Self::new(429, "TooManyRequests", "too many requests, please try again later")
+            .with(json!({"retryAfterSeconds": 1}))
+    }
+
     pub fn timeout(message: impl Into<String>) -> Self {
         Self::new(504, "Timeout", message).with(json!({}))
     }

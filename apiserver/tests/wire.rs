@@ -131,6 +131,58 @@ async fn shutdown_ends_watches() {
     tokio::time::timeout(std::time::Duration::from_secs(5), end).await.unwrap().unwrap();
 }
 
+#[tokio::test]
+async fn secrets_on_disk_are_private() {
+    use std::os::unix::fs::PermissionsExt;
+    let s = Server::start().await;
+    for name in ["kubeconfig", "admin.token", "viewer.token", "pki/ca.key", "pki/server.key"] {
+        let mode = std::fs::metadata(s.dir.path().join("api").join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn aggregated_discovery_has_its_type_and_etag() {
+    let s = Server::start().await;
+    let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
+    let get = |etag: Option<String>| {
+        let mut request = http::Request::get("/apis").header("accept", accept);
+        if let Some(etag) = etag {
+            request = request.header("if-none-match", etag);
+        }
+        s.client.send(request.body(kube::client::Body::empty()).unwrap())
+    };
+    let first = get(None).await.unwrap();
+    let header = |r: &http::Response<kube::client::Body>, name: &str| r.headers()[name].to_str().unwrap().to_owned();
+    assert_eq!(header(&first, "content-type"), "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList");
+    assert_eq!(header(&first, "vary"), "Accept");
+    let again = get(Some(header(&first, "etag"))).await.unwrap();
+    assert_eq!(again.status(), 304);
+    s.json(
+        "DELETE",
+        "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/widgets.test.nightshift.dev",
+        Value::Null,
+    )
+    .await;
+    common::until("the group is gone", || async {
+        (get(Some(header(&first, "etag"))).await.unwrap().status() == 200).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn yaml_and_bodies_without_a_type() {
+    let s = Server::start().await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let yaml = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: y}\ndata: {a: b}\n";
+    assert_eq!(s.send("POST", maps, "application/yaml", yaml).await.0, 201);
+    let (_, v) = s.json("GET", &format!("{maps}/y"), Value::Null).await;
+    assert_eq!(v["data"]["a"], "b");
+    let twice = "{\"metadata\":{\"name\":\"d\"},\"data\":{\"a\":\"1\",\"a\":\"2\"}}";
+    let (code, e) = s.send("POST", &format!("{maps}?fieldValidation=Strict"), "application/json", twice).await;
+    assert_eq!((code, e["message"].as_str().unwrap().contains("duplicate field \"data.a\"")), (400, true), "{e}");
+}
+
 /// Rubbish of every sort: what comes back is an answer below 500.
 #[test]
 fn rubbish_is_never_a_server_error() {

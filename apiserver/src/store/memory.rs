@@ -1,7 +1,7 @@
 //! In: committed changes → out: objects, lists at a revision, events since a revision → invariant: `rev` is the revision of
 //! the last change applied; a shelf's log holds every event of its resource after `dropped`.
 
-use super::{Event, EventKind, Key, Meta, Stored};
+use super::{CRDS, Event, EventKind, Key, Meta, NAMESPACES, Stored};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -50,7 +50,7 @@ pub(crate) struct State {
     uids: HashSet<String>,
     /// owner uid → dependents.
     owned: HashMap<String, HashSet<GcItem>>,
-    /// Objects with a deletionTimestamp.
+    /// Objects with a deletionTimestamp whose deletion has to be carried on by the server.
     deleting: HashSet<GcItem>,
     /// Dependents to look at: just written with owners, or an owner has just gone.
     pub garbage: Vec<GcItem>,
@@ -123,7 +123,8 @@ impl State {
         if !object.meta.owners.is_empty() {
             self.garbage.push(item.clone());
         }
-        if object.meta.deleting {
+        let followed = object.meta.foreground || matches!(&**resource, NAMESPACES | CRDS);
+        if object.meta.deleting && followed {
             self.deleting.insert(item);
         }
     }

@@ -35,6 +35,8 @@ pub(crate) struct Meta {
     pub labels: Vec<(String, String)>,
     /// It has a deletionTimestamp.
     pub deleting: bool,
+    /// It waits for its dependents to go.
+    pub foreground: bool,
     pub owners: Vec<Owner>,
 }
 
@@ -134,6 +136,9 @@ const QUEUE: usize = 1024;
 /// The resource key of namespaces.
 pub(crate) const NAMESPACES: &str = "/namespaces";
 
+/// The resource key of definitions.
+pub(crate) const CRDS: &str = "apiextensions.k8s.io/customresourcedefinitions";
+
 /// The store: readers' side and the queue to the writer.
 pub(crate) struct Store {
     state: Arc<RwLock<State>>,
@@ -215,3 +220,6 @@ impl Drop for Store {
         self.close();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use crate::api::Call;
 use crate::decode;
 use crate::encode;
 use crate::kinds::Core;
-use crate::object::{at, meta_mut, meta_str, str_at, strings};
+use crate::object::{FOREGROUND, meta_mut, str_at, strings};
 use crate::request::dry_run;
 use crate::status::{ApiError, ApiResult, json_response};
 use crate::store::{Expect, Key, Stored, WriteError};
@@ -15,9 +15,6 @@ use axum::body::Body;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 use std::sync::Arc;
-
-/// The finalizer of foreground deletion.
-pub(crate) const FOREGROUND: &str = "foregroundDeletion";
 
 struct Deletion {
     dry_run: bool,
@@ -170,10 +167,4 @@ pub(crate) async fn collection(call: &Call, body: &[u8]) -> ApiResult<Response<B
     let body =
         encode::list(&call.resource, &all, &json!({"resourceVersion": rev.to_string()})).map_err(ApiError::internal)?;
     Ok(json_response(StatusCode::OK, body))
-}
-
-/// Whether an object is being deleted in the foreground.
-pub(crate) fn foreground(v: &Value) -> bool {
-    at(v, &["metadata", "finalizers"]).and_then(Value::as_array).is_some_and(|f| f.iter().any(|x| x == FOREGROUND))
-        && !meta_str(v, "deletionTimestamp").is_empty()
 }
