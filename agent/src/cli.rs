@@ -6,7 +6,7 @@
 use crate::config::{LogFormat, RunArgs};
 use crate::engine::{self, Engine, EngineConfig};
 use crate::hardware::Hardware;
-use crate::serve::{DataDir, ServeError, serve};
+use crate::serve::{DataDir, MAX_INPUT, ServeError, serve};
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use std::io::IsTerminal;
@@ -124,6 +124,7 @@ async fn run(config: &crate::config::Config, exit_with_parent: bool) -> Result<(
     let program = std::env::current_exe().context("cannot find this program's own file")?;
     let mut engine = EngineConfig::new(&program, config.data_dir.join("run"));
     engine.threads = config.threads.unwrap_or(engine.threads);
+    engine.max_input = MAX_INPUT;
     let hardware = Hardware::detect(config, &program).await;
     serve(config, &data, identity, hardware, Arc::new(Engine::new(engine)), stop).await
 }

@@ -45,12 +45,12 @@ pub struct RunArgs {
     #[arg(long, env = "NIGHTSHIFT_PRICE_PER_HOUR", value_name = "POINTS", default_value = "0.05")]
     pub price_per_hour: String,
     /// Where this machine stands, in your words
-    #[arg(long, env = "NIGHTSHIFT_REGION", default_value = "")]
+    #[arg(long, env = "NIGHTSHIFT_REGION", default_value = "", hide_default_value = true)]
     pub region: String,
     /// A label that jobs may select; repeat it, or separate several with commas
     #[arg(long = "label", env = "NIGHTSHIFT_LABELS", value_name = "KEY=VALUE", value_delimiter = ',')]
     pub labels: Vec<String>,
-    /// Most memory of each device that Nightshift may use [default: 80% of the device's]
+    /// Most memory of each device that Nightshift may use [default: 50% of the device's]
     #[arg(long, env = "NIGHTSHIFT_MEMORY", value_name = "QUANTITY")]
     pub memory: Option<String>,
     /// Threads a model computes with [default: all cores]
@@ -119,7 +119,7 @@ impl Config {
             name: "node".into(),
             offer: Offer::default(),
             memory: None,
-            memory_share: 80,
+            memory_share: crate::device::DEFAULT_SHARE,
             threads: None,
             cache_disk: Bytes::gibi(20),
             metrics_listen: None,

@@ -33,7 +33,7 @@ struct Stored {
 impl Hardware {
     /// Lists the devices and measures them, or remembers what was measured.
     pub async fn detect(config: &Config, worker_program: &Path) -> Self {
-        let mut devices = device::list(config.memory_share);
+        let mut devices = device::probe(worker_program, config.memory_share).await;
         for device in &mut devices {
             device.memory = device.memory.min(config.memory.unwrap_or(device.memory));
             info!(name = device.name, class = %device.class, memory = %device.memory.human(), "offers a device");

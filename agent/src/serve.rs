@@ -28,8 +28,8 @@ use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-/// Largest input of one attempt; the engine's own limit is the same.
-const MAX_INPUT: Bytes = Bytes::mebi(256);
+/// Largest input of one attempt.
+pub const MAX_INPUT: Bytes = Bytes::mebi(256);
 /// How often the certificate's age is looked at.
 const RENEWAL_CHECK: Duration = Duration::from_secs(600);
 

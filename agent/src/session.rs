@@ -14,7 +14,7 @@ use crate::reactor::{Action, AgentCore, Surroundings};
 use crate::state::StateFile;
 use nightshift_types::{AttemptId, Bytes, Device};
 use nightshift_wire::proto;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
@@ -26,6 +26,8 @@ use tracing::{debug, info, warn};
 const FRAMES: usize = 64;
 /// Events on their way to the core; whoever has one more waits.
 const EVENTS: usize = 256;
+/// How old the machine's free memory may be: asking for it costs a little.
+const FREE_AGE: Duration = Duration::from_millis(250);
 /// Results uploaded at once.
 const UPLOADS: usize = 2;
 
@@ -85,6 +87,8 @@ struct Shell {
     started: Instant,
     uploads: Arc<Semaphore>,
     stopping: Stopping,
+    free: BTreeMap<String, Bytes>,
+    free_at: Option<Instant>,
 }
 
 /// Runs until told to stop. Returns when everything is stopped; what was not acknowledged stays in the outbox.
@@ -102,6 +106,8 @@ pub async fn run(core: AgentCore, parts: Parts, stop: Stop) {
         started: now,
         uploads: Arc::new(Semaphore::new(UPLOADS)),
         stopping: Stopping::No,
+        free: BTreeMap::new(),
+        free_at: None,
     };
     while !shell.is_over() {
         if shell.link.is_none() && Instant::now() >= shell.redial {
@@ -131,11 +137,15 @@ impl Shell {
         self.started.elapsed()
     }
 
-    fn around(&self) -> Surroundings {
-        let free = |device: &Device| (device.name.clone(), (self.parts.free_memory)(device));
+    fn around(&mut self) -> Surroundings {
+        if self.free_at.is_none_or(|at| at.elapsed() >= FREE_AGE) {
+            let free = |device: &Device| (device.name.clone(), (self.parts.free_memory)(device));
+            self.free = self.parts.devices.iter().map(free).collect();
+            self.free_at = Some(Instant::now());
+        }
         Surroundings {
             now: self.now(),
-            free: self.parts.devices.iter().map(free).collect(),
+            free: self.free.clone(),
             loaded: self.parts.runner.executor.loaded(),
             cached: self.parts.cache.list(),
             outbox: self.parts.outbox.size().1,
@@ -195,7 +205,8 @@ impl Shell {
         let (frames, outgoing) = mpsc::channel(FRAMES);
         let task = CancellationToken::new();
         let number = self.parts.state.next_session();
-        let hello = self.core.hello(number, &self.around());
+        let around = self.around();
+        let hello = self.core.hello(number, &around);
         let _ = frames.try_send(hello); // the queue is new and empty
         let dialling = link::run(self.parts.edge.clone(), outgoing, self.generation, self.events.clone());
         let cancelled = task.clone();

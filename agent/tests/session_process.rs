@@ -3,8 +3,9 @@
 
 mod session_support;
 
-use nightshift_wire::proto::{self, scheduler_message::Kind as Down};
-use session_support::{Scheduler, World, failure, outbox, until};
+use nightshift_wire::proto::{self, agent_message::Kind as Up, scheduler_message::Kind as Down};
+use session_support::{Scheduler, World, failure, inline, outbox, until};
+use std::collections::HashMap;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
@@ -136,4 +137,50 @@ fn misuse_is_one_line_with_an_exit_code() {
     for words in ["Examples:", "NIGHTSHIFT_JOIN_TOKEN", "Exit codes:"] {
         assert!(help.contains(words), "{help}");
     }
+}
+
+/// Silero's voice activity detector over the whole way: join, fetch, sandboxed worker, outcome.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_model_runs_from_assignment_to_outcome() {
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let Ok(model) = std::fs::read(checkout.join(".deps/models/silero_vad.jit")) else {
+        eprintln!("skipped: .deps/models/silero_vad.jit is missing; `make deps` fetches it");
+        return;
+    };
+    let speech = std::fs::read(checkout.join("examples/voice/speech.wav")).unwrap();
+    let (world, dir) = (World::new(), tempfile::tempdir().unwrap());
+    let scheduler = Scheduler::start(&world);
+    let agent = Agent::start(&world, &scheduler, dir.path());
+    world.hello().await;
+    let mut assignment = world.assignment("local/job/0/1", &speech, &[]);
+    let rate = HashMap::from([("sampleRate".to_string(), "16000".to_string())]);
+    let port = |name: &str, codec: &str, constant: Option<&str>, options: HashMap<String, String>| proto::Port {
+        name: name.into(),
+        codec: codec.into(),
+        dtype: "float32".into(),
+        constant: constant.map(String::from),
+        options,
+        ..Default::default()
+    };
+    let spec = assignment.model.as_mut().unwrap();
+    spec.file = Some(world.blob(&model));
+    spec.method = "audio_forward".into();
+    spec.inputs = vec![port("audio", "wav", None, rate.clone()), port("sr", "json", Some("16000"), HashMap::new())];
+    spec.outputs = vec![port("speech", "segments", None, rate)];
+    world.tell(Down::Assignment(assignment.clone())).await;
+    let cold = world.outcome("local/job/0/1", 1).await;
+    let segments: serde_json::Value = serde_json::from_slice(&inline(&cold)).unwrap();
+    assert!(segments.as_array().is_some_and(|list| !list.is_empty()), "{segments}");
+    assert!(cold.timings.is_some_and(|t| t.load_us > 0 && t.compute_us > 0 && t.fetch_us > 0), "{cold:?}");
+    let loaded =
+        |up: &Up| matches!(up, Up::Heartbeat(beat) if beat.models.iter().any(|m| m.loaded && m.device == "cpu0"));
+    world.wait("the model loaded", |seen| seen.iter().any(loaded).then_some(())).await;
+
+    assignment.attempt = "local/job/1/1".into();
+    world.tell(Down::Assignment(assignment)).await;
+    let warm = world.outcome("local/job/1/1", 1).await;
+    assert_eq!(inline(&warm), inline(&cold));
+    assert_eq!(warm.timings.unwrap().load_us, 0, "the worker is warm");
+    agent.signal("-TERM");
+    assert_eq!(agent.exit_code().await, Some(0));
 }

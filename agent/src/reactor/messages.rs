@@ -153,7 +153,9 @@ impl AgentCore {
 
     /// Why nothing like this may start now.
     fn unwilling(&self, attempt: &AttemptId, epoch: &Epoch, around: &Surroundings) -> Option<String> {
-        let known = self.epoch.as_ref()?;
+        let Some(known) = self.epoch.as_ref().filter(|_| self.session.is_some()) else {
+            return Some("there is no session yet".into());
+        };
         if known.journal != epoch.journal || epoch.revision < known.revision {
             return Some(format!("stale epoch {epoch}: this node follows {known}"));
         }
