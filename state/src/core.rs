@@ -151,3 +151,25 @@ impl Core {
         self.sealed.push_back(batch);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nightshift_types::{NodeId, TokenId, TrustTier};
+
+    #[test]
+    fn what_follows_an_event_is_never_in_the_next_batch() {
+        let (cell, epoch) = (CellId::new("local").unwrap(), Epoch { journal: "j".into(), revision: 1 });
+        let (id, node) = (TokenId::new("t").unwrap(), NodeId::new("n").unwrap());
+        let spent = Event::TokenSpent { id, key_hash: [1; 32], node: node.clone() };
+        let joined = Event::NodeJoined { node, owner: "o".into(), key_hash: [1; 32], tier: TrustTier::Public };
+        let mut core = Core::lead(State::default(), Head::default(), cell, epoch, Timestamp(1));
+        // Room for the first alone.
+        core.open_bytes = MAX_BATCH - encode_event(&spent).len() - EVENT_OVERHEAD;
+        core.take_in(vec![spent.clone(), joined.clone()], Timestamp(1));
+        assert_eq!(core.sealed.len(), 1);
+        core.take_batch().unwrap();
+        let batch = crate::Batch::decode(core.take_batch().unwrap().bytes()).unwrap();
+        assert_eq!(batch.events, [spent, joined]);
+    }
+}

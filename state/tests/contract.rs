@@ -370,3 +370,33 @@ async fn embedded_survives_a_damaged_file() {
         }
     }
 }
+
+#[tokio::test]
+async fn etcd_users_are_let_in_by_password_alone() {
+    use etcd_client::Permission;
+    let cluster = Cluster::new().await;
+    let mut admin = cluster.raw().await;
+    admin.user_add("root", "root", None).await.unwrap();
+    admin.user_grant_role("root", "root").await.unwrap();
+    admin.role_add("nightshift").await.unwrap();
+    let ours = Permission::read_write("/nightshift/").with_prefix();
+    admin.role_grant_permission("nightshift", ours).await.unwrap();
+    admin.user_add("nightshift", "secret", None).await.unwrap();
+    admin.user_grant_role("nightshift", "nightshift").await.unwrap();
+    admin.auth_enable().await.unwrap();
+    let with = |user: Option<(&str, &str)>, prefix: &str| EtcdOptions {
+        user: user.map(|(name, password)| (name.into(), password.into())),
+        prefix: prefix.into(),
+        ..cluster.options.clone()
+    };
+    let mut journal = EtcdJournal::campaign(&with(Some(("nightshift", "secret")), "/nightshift/a")).await.unwrap();
+    journal.append(&story()[0]).await.unwrap();
+    for refused in [
+        with(None, "/nightshift/b"),
+        with(Some(("nightshift", "wrong")), "/nightshift/b"),
+        with(Some(("nightshift", "secret")), "/others"),
+    ] {
+        let error = EtcdJournal::campaign(&refused).await.err().expect("refused");
+        assert!(!error.retryable(), "{error}");
+    }
+}

@@ -220,3 +220,22 @@ fn write(database: &Database, epoch: &Epoch, head: Head, batch: &EncodedBatch) -
     write.commit()?;
     Ok(new)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Core, State};
+    use nightshift_types::{CellId, Timestamp};
+
+    #[tokio::test]
+    async fn a_newer_epoch_in_the_file_fences_this_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = EmbeddedJournal::open(folder.path().join("journal.redb")).await.unwrap();
+        let cell = CellId::new("local").unwrap();
+        let mut core = Core::lead(State::default(), Head::default(), cell, journal.epoch().clone(), Timestamp(1));
+        let batch = core.take_batch().unwrap();
+        take_over(&journal.database).map_err(|error| error.at(&journal.path)).unwrap();
+        assert!(matches!(journal.append(&batch).await, Err(JournalError::LostFence(_))));
+        assert_eq!(journal.head(), Head::default());
+    }
+}

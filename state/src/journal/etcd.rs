@@ -41,7 +41,8 @@ pub struct EtcdJournal {
 }
 
 impl EtcdJournal {
-    /// Connects and waits until this process leads. Dropped before that, it stands back.
+    /// Connects and waits until this process leads. Dropped before that, it stands back. A retryable error may be
+    /// answered by another campaign.
     pub async fn campaign(options: &EtcdOptions) -> Result<Self, JournalError> {
         let keys = Keys::new(&options.prefix)?;
         let mut client = options.connect().await?;
