@@ -145,7 +145,7 @@ async fn bad_manifests_are_refused_by_name() {
         err.contains("metadata.name: Invalid value: \"CM_\": a lowercase RFC 1123 subdomain must consist of"),
         "{err}"
     );
-    let err = s.kubectl_fails("apply -f -", &MAP.replace("data:", "datum:\n  x: y\ndata:")).await;
+    let err = s.kubectl_fails("apply -f -", &MAP.replace("\ndata:", "\ndatum:\n  x: y\ndata:")).await;
     assert!(err.contains("unknown field \"datum\""), "{err}");
     let err = s.kubectl_fails("apply --server-side -f -", WIDGET).await;
     assert!(err.contains("accepted media types include"), "{err}");

@@ -2,6 +2,7 @@
 //! counter change together or not at all. Row: key `resource\0namespace\0name`, value = schema tag (8 bytes, little endian)
 //! followed by the object's JSON.
 
+use super::file::ZeroedFile;
 use super::memory::Change;
 use super::{Key, Stored};
 use crate::object;
@@ -23,7 +24,10 @@ type Loaded = (Disk, u64, Vec<(Arc<str>, Stored)>);
 
 impl Disk {
     pub fn open(path: &Path) -> anyhow::Result<Loaded> {
-        let db = Database::builder().set_cache_size(CACHE_BYTES).create(path).context("open the object database")?;
+        let db = Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .create_with_backend(ZeroedFile::open(path)?)
+            .context("open the object database")?;
         let tx = db.begin_write()?;
         tx.open_table(OBJECTS)?;
         tx.open_table(COUNTERS)?;

@@ -2,9 +2,10 @@
 //! invariant: one counter for the whole store; a reader never sees what is not yet durable, and sees every event of a resource
 //! once, in the order of revisions.
 //!
-//! `memory` holds what readers see, `writer` is the one thread that changes it, `disk` is its redb file.
+//! `memory` holds what readers see, `writer` is the one thread that changes it, `disk` is its redb file, on `file`.
 
 mod disk;
+mod file;
 mod memory;
 mod writer;
 
