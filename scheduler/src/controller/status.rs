@@ -63,7 +63,13 @@ pub fn of_job(
     };
     match &job.result {
         Some((result, _)) => set_finished(&mut set, job, result),
-        None => set_unfinished(&mut set, job, why),
+        None => {
+            // Of a job that never was suspended nothing is said of it.
+            if !job.spec.suspend && conditions::find(&before.conditions, condition::SUSPENDED).is_some() {
+                set(condition::SUSPENDED, false, "JobResumed", "");
+            }
+            set_unfinished(&mut set, job, why);
+        }
     }
     summarize(&mut status, job);
     status
@@ -98,7 +104,6 @@ fn set_unfinished(set: &mut impl FnMut(&'static str, bool, &str, &str), job: &Jo
         set(condition::SUSPENDED, true, "JobSuspended", "spec.suspend is true");
         return;
     }
-    set(condition::SUSPENDED, false, "JobResumed", "");
     match why {
         Some(why) if job.running == 0 => {
             set(condition::ADMITTED, false, why.admitted_reason().as_str(), &why.message());

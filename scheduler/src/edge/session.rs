@@ -213,7 +213,7 @@ fn unavailable(availability: Option<&proto::Availability>) -> Option<(Unavailabl
         "OutsideWindow" => Unavailable::OutsideWindow,
         "OnBattery" => Unavailable::OnBattery,
         "Hot" => Unavailable::Hot,
-        "Draining" => Unavailable::Draining,
+        "Draining" | "Stopping" => Unavailable::Draining,
         _ => Unavailable::OwnerActive,
     };
     Some((reason, convert::clip(&availability.message)))
