@@ -30,8 +30,12 @@ pub fn limit_memory(baseline: u64, bytes: u64, threads: usize) {
     }
 }
 
-/// Most memory this process has had, in bytes.
+/// Most memory this process has had, in bytes. On Linux not getrusage's figure, which counts from before exec: it would be
+/// that of whoever started us.
 pub fn peak_memory() -> u64 {
+    if let Some(kilobytes) = status_kilobytes("VmHWM:") {
+        return kilobytes * 1024;
+    }
     let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) else { return 0 };
     let unit = if cfg!(target_os = "macos") { 1 } else { 1024 };
     u64::try_from(usage.max_rss()).unwrap_or(0) * unit

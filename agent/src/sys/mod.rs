@@ -6,6 +6,7 @@
 
 pub mod channel;
 pub mod cuda;
+pub mod file;
 pub mod limits;
 pub mod process;
 pub mod shm;

@@ -93,6 +93,12 @@ impl Handle {
         }
     }
 
+    /// Whether an idle worker is still there, as far as is known. What it says without being asked makes it unfit.
+    pub fn is_fit(&self) -> bool {
+        let silent = self.socket.try_read(&mut [0]);
+        silent.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
     /// Runs one task.
     pub async fn run(&mut self, task: &Task) -> Result<Output, Broken> {
         match self.try_run(task).await {

@@ -3,12 +3,11 @@
 //! *In*: a folder to write in. *Out*: [`Figures`] as JSON on standard output, within a second. *Invariant*: each figure is a
 //! best of several tries: what the machine can, not what it was busy with.
 
-use crate::sys::{cuda, limits};
+use crate::sys::{cuda, file, limits};
 use crate::worker::model::set_threads;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::ExitCode;
@@ -100,21 +99,11 @@ fn load_bandwidth(folder: &Path) -> io::Result<u64> {
     let reading = File::open(&path);
     std::fs::remove_file(&path)?;
     let mut reading = reading?;
-    let mut buffer: Vec<u8> = (0..READ).map(|i| (i * 31 >> 3) as u8).collect();
+    let mut buffer: Vec<u8> = (0..READ).map(|i| ((i * 31) >> 3) as u8).collect();
     written.write_all(&buffer)?;
     written.sync_all()?;
-    forget_cached(&reading);
+    file::forget_cached(&reading);
     let start = Instant::now();
     reading.read_exact(&mut buffer)?;
     Ok((READ as f64 / start.elapsed().as_secs_f64().max(1e-9)) as u64)
-}
-
-#[cfg(target_os = "linux")]
-fn forget_cached(file: &File) {
-    use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
-    let _ = posix_fadvise(file.as_fd(), 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
-}
-#[cfg(not(target_os = "linux"))]
-fn forget_cached(file: &File) {
-    let _ = nix::fcntl::fcntl(file.as_fd(), nix::fcntl::FcntlArg::F_NOCACHE(true));
 }

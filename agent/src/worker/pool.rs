@@ -70,6 +70,11 @@ impl Pool {
         let came = Instant::now();
         let mut turn = slot.worker.lock().await;
         let mut busy = Busy { slot, handle: turn.take() };
+        // A worker that died while it was idle is no task's failure.
+        if let Some(dead) = busy.handle.take_if(|handle| !handle.is_fit()) {
+            slot.loaded.store(false, Ordering::Relaxed);
+            dead.end().await;
+        }
         let mut waited = came.elapsed();
         let mut load = std::time::Duration::ZERO;
         if busy.handle.is_none() {
