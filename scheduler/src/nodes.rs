@@ -11,6 +11,7 @@ use nightshift_wire::proto::{self, SchedulerMessage};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
+use tonic::Status;
 
 /// Attempts one device holds at once where its agent does not say: one computes, others fetch, decode and encode.
 const DEFAULT_SLOTS: u32 = 4;
@@ -58,6 +59,9 @@ pub struct Policy {
     pub labels: BTreeMap<String, String>,
 }
 
+/// Frames down a session, or the error it ends with.
+pub type Sender = mpsc::Sender<Result<SchedulerMessage, Status>>;
+
 /// One node as it is now.
 #[derive(Debug)]
 pub struct LiveNode {
@@ -71,8 +75,8 @@ pub struct LiveNode {
     pub round_trip: Milliseconds,
     /// When it last said anything, by the leader's clock.
     pub heard: Timestamp,
-    /// Down the session.
-    sender: mpsc::Sender<SchedulerMessage>,
+    /// Down the session; dropped with it, which ends the agent's stream.
+    sender: Option<Sender>,
     /// Which session this is: a later one of the same number is another.
     session: u64,
     connected: bool,
@@ -112,13 +116,7 @@ impl Nodes {
     }
 
     /// A hello: `None` if a session with a higher number is already there.
-    pub fn connect(
-        &self,
-        node: &NodeId,
-        announced: Announced,
-        sender: mpsc::Sender<SchedulerMessage>,
-        now: Timestamp,
-    ) -> Option<SessionKey> {
+    pub fn connect(&self, node: &NodeId, announced: Announced, sender: Sender, now: Timestamp) -> Option<SessionKey> {
         let mut inner = self.lock();
         let newer = |live: &LiveNode| live.connected && live.announced.session_number > announced.session_number;
         if inner.live.get(node).is_some_and(newer) {
@@ -132,7 +130,7 @@ impl Nodes {
             unavailable: None,
             round_trip: Milliseconds(0),
             heard: now,
-            sender,
+            sender: Some(sender),
             session: id,
             connected: true,
             parked_until: Timestamp(0),
@@ -142,9 +140,14 @@ impl Nodes {
         Some(SessionKey { node: node.clone(), id })
     }
 
-    /// The session ended; its node stays known, unconnected, until its lease runs out.
-    pub fn disconnect(&self, key: &SessionKey) {
-        self.with(key, |live| live.connected = false);
+    /// The session ended; its node stays known, unconnected, until its lease runs out. `why` is told to the agent.
+    pub fn disconnect(&self, key: &SessionKey, why: Option<Status>) {
+        self.with(key, |live| {
+            live.connected = false;
+            if let (Some(sender), Some(why)) = (live.sender.take(), why) {
+                let _ = sender.try_send(Err(why));
+            }
+        });
     }
 
     fn with<T>(&self, key: &SessionKey, change: impl FnOnce(&mut LiveNode) -> T) -> Option<T> {
@@ -207,14 +210,15 @@ impl Nodes {
         {
             return true;
         }
-        live.sender.try_send(SchedulerMessage { kind: Some(message) }).is_ok()
+        live.sender.as_ref().is_some_and(|sender| sender.try_send(Ok(SchedulerMessage { kind: Some(message) })).is_ok())
     }
 
     /// Pings every connected node once; the answers measure round trips.
     pub fn ping_all(&self, nonce: u64, now: Timestamp) {
         for live in self.lock().live.values_mut().filter(|live| live.connected) {
             let ping = proto::scheduler_message::Kind::Ping(proto::Ping { nonce });
-            if live.sender.try_send(SchedulerMessage { kind: Some(ping) }).is_ok() {
+            let frame = Ok(SchedulerMessage { kind: Some(ping) });
+            if live.sender.as_ref().is_some_and(|sender| sender.try_send(frame).is_ok()) {
                 live.ping = Some((nonce, now));
             }
         }
@@ -338,9 +342,9 @@ mod tests {
         assert!(nodes.connect(&node, announce(4), sender.clone(), Timestamp(1)).is_none());
         let second = nodes.connect(&node, announce(6), sender.clone(), Timestamp(2)).unwrap();
         assert!(!nodes.is_current(&first) && nodes.is_current(&second));
-        nodes.disconnect(&first);
+        nodes.disconnect(&first, None);
         assert_eq!(nodes.connected(), 1);
-        nodes.disconnect(&second);
+        nodes.disconnect(&second, None);
         assert_eq!(nodes.connected(), 0);
         assert!(nodes.connect(&node, announce(4), sender, Timestamp(3)).is_some());
     }

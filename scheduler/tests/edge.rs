@@ -86,18 +86,22 @@ async fn malformed_frames_end_their_session_alone() {
         assert!(error.message().contains(field), "{error:?}");
     }
     let frames = [
-        Up::Outcome(proto::Outcome::default()),
-        Up::Hello(bad.hello(9, GIB)),
-        Up::Heartbeat(proto::Heartbeat {
-            models: vec![proto::CachedModel { digest: "sha256:zz".into(), ..Default::default() }],
-            ..Default::default()
-        }),
-        Up::Refusal(proto::Refusal { message: "x".repeat(70_000), ..Default::default() }),
+        (Up::Outcome(proto::Outcome::default()), "outcome.result"),
+        (Up::Hello(bad.hello(9, GIB)), "hello"),
+        (
+            Up::Heartbeat(proto::Heartbeat {
+                models: vec![proto::CachedModel { digest: "sha256:zz".into(), ..Default::default() }],
+                ..Default::default()
+            }),
+            "digest",
+        ),
+        (Up::Refusal(proto::Refusal { message: "x".repeat(70_000), ..Default::default() }), "70"),
     ];
-    for (number, frame) in frames.into_iter().enumerate() {
+    for (number, (frame, field)) in frames.into_iter().enumerate() {
         let mut session = bad.open(bad.hello(2 + number as u64, GIB)).await.unwrap();
         session.send(frame).await;
-        assert!(session.next_of_interest().await.is_err(), "frame {number} ends the session");
+        let end = session.next_of_interest().await.unwrap_err();
+        assert!(end.message().contains(field), "frame {number}: {end:?}");
     }
     steady.send(Up::Heartbeat(proto::Heartbeat::default())).await;
     plane.apply_model().await;

@@ -17,7 +17,6 @@ use nightshift_wire::{CAPABILITIES, MAX_CONTROL_FRAME, WireError, proto};
 use prost::Message;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
@@ -42,7 +41,7 @@ pub async fn open(
     let now = leader.now();
     // The welcome is queued before the session is known to anyone else: it is always the first frame.
     let welcome = leader.welcome(CAPABILITIES);
-    let _ = sender.try_send(proto::SchedulerMessage { kind: Some(Down::Welcome(welcome)) });
+    let _ = sender.try_send(Ok(proto::SchedulerMessage { kind: Some(Down::Welcome(welcome)) }));
     let key = leader.nodes().connect(&node, announced, sender, now);
     let key = key.ok_or_else(|| Status::already_exists("a newer session of this node is open"))?;
     let resident = resident(&hello.models).map_err(|e| Status::invalid_argument(format!("hello.{e}")))?;
@@ -51,30 +50,34 @@ pub async fn open(
     leader.reconcile_attempts(&node, &listed).await;
     leader.session_changed(&node);
     tokio::spawn(serve(leader, key, frames));
-    Ok(ReceiverStream::new(receiver).map(Ok))
+    Ok(ReceiverStream::new(receiver))
 }
 
 async fn serve(leader: Leader, key: SessionKey, mut frames: Streaming<proto::AgentMessage>) {
     let end = loop {
         let frame = match frames.message().await {
             Ok(Some(frame)) => frame,
-            Ok(None) => break "closed".to_string(),
-            Err(status) => break status.message().to_string(),
+            Ok(None) => break None,
+            Err(status) => break Some(status),
         };
         if !leader.nodes().is_current(&key) {
-            break "replaced by a newer session".into();
+            break Some(Status::already_exists("replaced by a newer session"));
         }
         if frame.encoded_len() > MAX_CONTROL_FRAME {
-            break format!("a control frame of {} bytes, at most {MAX_CONTROL_FRAME}", frame.encoded_len());
+            let length = frame.encoded_len();
+            break Some(Status::resource_exhausted(format!(
+                "a control frame of {length} bytes, at most {MAX_CONTROL_FRAME}"
+            )));
         }
         leader.nodes().heard(&key, leader.now());
         if let Err(error) = handle(&leader, &key, frame).await {
-            break error.to_string();
+            break Some(Status::invalid_argument(error.to_string()));
         }
     };
-    leader.nodes().disconnect(&key);
+    let reason = end.as_ref().map_or("closed by the agent", Status::message);
+    tracing::info!(node = %key.node, reason, "session ended");
+    leader.nodes().disconnect(&key, end);
     leader.session_changed(&key.node);
-    tracing::info!(node = %key.node, reason = %end, "session ended");
 }
 
 async fn handle(leader: &Leader, key: &SessionKey, frame: proto::AgentMessage) -> Result<(), WireError> {
