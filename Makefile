@@ -12,7 +12,7 @@ help: ## this list
 
 up: deps ## build a release and run a whole pool on this machine; ARGS="…" goes to `nightshift up`
 	cargo build --release -p nightshift-cli -p nightshift-agent
-	@exec $(TARGET)/release/nightshift up $(ARGS)
+	@exec $(TARGET)/release/nightshift up --seed .deps/models/silero_vad.jit $(ARGS)
 
 test: deps ## format check, build, every test; ends with the counts; ARGS="-p CRATE …" narrows it
 	@scripts/test.sh $(ARGS)
