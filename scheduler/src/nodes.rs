@@ -244,6 +244,15 @@ impl Nodes {
         look(self.lock().live.get(node))
     }
 
+    /// Connected nodes that have one of these files on disk, and that have one in memory.
+    pub fn holders(&self, files: &[Digest]) -> (usize, usize) {
+        let inner = self.lock();
+        let connected = || inner.live.values().filter(|live| live.connected).map(|live| &live.resident);
+        let cached = connected().filter(|resident| resident.cached.iter().any(|file| files.contains(file)));
+        let loaded = connected().filter(|resident| resident.loaded.iter().any(|(file, _)| files.contains(file)));
+        (cached.count(), loaded.count())
+    }
+
     /// Device classes of every connected node.
     pub fn classes(&self) -> Vec<nightshift_types::DeviceClass> {
         let inner = self.lock();

@@ -39,12 +39,14 @@ pub enum NotProved {
     Later(String),
 }
 
+/// `nightshift-agent prove`'s report, or its failure.
 #[derive(Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-#[derive(Default)]
+#[serde(rename_all = "camelCase")]
 struct Printed {
-    load_ms: f64,
-    compute_ms: Option<f64>,
+    #[serde(default)]
+    load_milliseconds: f64,
+    compute_milliseconds: Option<f64>,
+    #[serde(default)]
     peak_memory_bytes: u64,
     reason: Option<String>,
     message: Option<String>,
@@ -76,7 +78,11 @@ fn judge(printed: Printed) -> Result<Proof, NotProved> {
     let whole = |ms: f64| Milliseconds(if ms.is_finite() && ms > 0.0 { ms.ceil().min(1e12) as u64 } else { 0 });
     let Some(reason) = printed.reason else {
         let peak = (printed.peak_memory_bytes > 0).then_some(Bytes(printed.peak_memory_bytes));
-        return Ok(Proof { item: printed.compute_ms.map(whole), load: whole(printed.load_ms), peak_memory: peak });
+        return Ok(Proof {
+            item: printed.compute_milliseconds.map(whole),
+            load: whole(printed.load_milliseconds),
+            peak_memory: peak,
+        });
     };
     let message = printed.message.unwrap_or_else(|| reason.clone());
     match reason.parse::<FailureReason>() {
@@ -103,7 +109,7 @@ mod tests {
         let spec = ModelSpec { method: "forward".into(), inputs: vec![], outputs: vec![] };
         let minute = Duration::from_secs(60);
         let cases = [
-            (r#"echo '{"loadMs":12.5,"computeMs":3.2,"peakMemoryBytes":1024}'"#, "ok"),
+            (r#"echo '{"loadMilliseconds":12.5,"computeMilliseconds":3.2,"peakMemoryBytes":1024}'"#, "ok"),
             (r#"echo '{"reason":"ModelLoadFailed","message":"truncated"}'; exit 1"#, "truncated"),
             ("kill -SEGV $$", "ended the proving process"),
             ("echo nonsense", "ended the proving process"),

@@ -279,7 +279,8 @@ fn news(before: &InferenceJobStatus, after: &InferenceJobStatus) -> Vec<Event> {
     for condition in &after.conditions {
         let old = conditions::find(&before.conditions, &condition.type_);
         let same = old.is_some_and(|old| old.status == condition.status && old.reason == condition.reason);
-        let quiet = condition.type_ == condition::SUSPENDED && condition.status == "False" && old.is_none();
+        // A model on its way is no news yet: what comes of it is.
+        let quiet = condition.reason == "ModelNotReady" && condition.message.contains(": Verifying: ");
         if same || quiet {
             continue;
         }

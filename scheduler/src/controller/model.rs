@@ -48,7 +48,10 @@ pub async fn run(context: Context, changed: tokio::sync::watch::Sender<u64>, shu
             () = shutdown.cancelled() => return,
             Some(event) = events.next() => loader.seen(event, &changed),
             Some((key, uid, readiness)) = verdicts.recv() => loader.judged(key, &uid, readiness, &changed),
-            _ = timer.tick() => loader.retry_due(),
+            _ = timer.tick() => {
+                loader.retry_due();
+                loader.count_holders().await;
+            }
         }
     }
 }
@@ -122,6 +125,26 @@ impl Loader {
         *again = matches!(readiness, Readiness::Waiting { .. }).then(|| Instant::now() + RETRY);
         if self.context.leader.models().set(key, readiness) {
             changed.send_modify(|n| *n += 1);
+        }
+    }
+
+    /// `cachedNodes` and `loadedNodes` follow the heartbeats; a write for each change, so at most one a second a model.
+    async fn count_holders(&self) {
+        for (key, (model, _)) in &self.models {
+            let Some((_, Readiness::Ready(ready))) = self.context.leader.models().find(&key.0, &key.1) else {
+                continue;
+            };
+            let files: Vec<_> = ready.variants.iter().map(|variant| variant.file.digest).collect();
+            let (cached, loaded) = self.context.leader.nodes().holders(&files);
+            let (cached, loaded) = (i32::try_from(cached).ok(), i32::try_from(loaded).ok());
+            let Some(before) = model.status.as_ref().filter(|s| (s.cached_nodes, s.loaded_nodes) != (cached, loaded))
+            else {
+                continue;
+            };
+            let after = ModelArtifactStatus { cached_nodes: cached, loaded_nodes: loaded, ..before.clone() };
+            if let Err(error) = patch(&self.context, model, before, &after).await {
+                tracing::debug!(name = key.1, %error, "counts of nodes not written; trying again");
+            }
         }
     }
 

@@ -175,8 +175,10 @@ fn urgent(before: &ComputeNodeStatus, after: &ComputeNodeStatus) -> bool {
         || before.earned != after.earned
 }
 
+/// Whole MiB: `12053Mi` says what `12342046Ki` does.
 fn quantity(bytes: Bytes) -> Option<Quantity> {
-    Some(Quantity(bytes.to_string()))
+    let whole = Bytes::mebi(bytes.0 >> 20);
+    Some(Quantity(if whole.0 > 0 { whole } else { bytes }.to_string()))
 }
 
 fn status_of(

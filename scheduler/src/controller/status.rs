@@ -16,6 +16,8 @@ use std::collections::BTreeSet;
 /// Tasks up to which results stand in the status.
 const MAX_RESULTS: usize = 16;
 const MAX_NODES: usize = 16;
+/// What `Admitted=True` says in words.
+const ADMITTED: &str = "model and input are in the blob store; the job is in its queue";
 /// Index ranges beyond this are cut: `status` is for people.
 const MAX_INDEXES: usize = 4096;
 
@@ -89,7 +91,7 @@ fn set_finished(set: &mut impl FnMut(&'static str, bool, &str, &str), job: &Job,
     match result {
         JobResult::Complete => {
             let message = format!("{} of {} tasks succeeded", job.succeeded, job.tasks.len());
-            set(condition::ADMITTED, true, "Admitted", "");
+            set(condition::ADMITTED, true, "Admitted", ADMITTED);
             set(condition::SCHEDULED, scheduled, "Placed", "every task had a node");
             set(condition::COMPLETE, true, "CompletionsReached", &message);
         }
@@ -110,11 +112,11 @@ fn set_unfinished(set: &mut impl FnMut(&'static str, bool, &str, &str), job: &Jo
             set(condition::SCHEDULED, false, why.admitted_reason().as_str(), &why.message());
         }
         Some(why) => {
-            set(condition::ADMITTED, true, "Admitted", "");
+            set(condition::ADMITTED, true, "Admitted", ADMITTED);
             set(condition::SCHEDULED, false, why.admitted_reason().as_str(), &why.message());
         }
         None => {
-            set(condition::ADMITTED, true, "Admitted", "");
+            set(condition::ADMITTED, true, "Admitted", ADMITTED);
             let waiting = job.waiting();
             match (waiting, last_failure(job)) {
                 (0, _) => set(condition::SCHEDULED, true, "Placed", "every task has a node"),
