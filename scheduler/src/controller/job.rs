@@ -237,7 +237,9 @@ async fn finish(job: &InferenceJob, next: Next, context: &Context) -> Result<Act
             let url = results_url(context, job);
             let state = context.leader.state().await;
             let Some(facts) = state.job(&id) else { return Ok(Action::requeue(RETRY)) };
-            (status::of_job(&before, facts, why.as_ref(), &url, context.leader.now()), Action::await_change())
+            let seen = job.meta().generation.unwrap_or_default();
+            let status = status::of_job(&before, facts, why.as_ref(), &url, seen, context.leader.now());
+            (status, Action::await_change())
         }
     };
     let ended = status.completion_time.clone().filter(|_| status::is_terminal(&status));

@@ -27,15 +27,17 @@ pub fn time(at: Timestamp) -> Time {
     Time(k8s_openapi::jiff::Timestamp::from_second(second).unwrap_or_default())
 }
 
-/// The status of a job that the journal knows.
+/// The status of a job that the journal knows; `seen` is its object's generation, `url` where its results are.
 pub fn of_job(
     before: &InferenceJobStatus,
     job: &Job,
     why: Option<&WhyNot>,
     url: &str,
+    seen: i64,
     now: Timestamp,
 ) -> InferenceJobStatus {
-    let generation = Some(job.spec.generation);
+    // A finished job's spec is no longer taken over, but what changed of its object was seen.
+    let generation = Some(job.spec.generation.max(seen));
     let count = |n: u32| Some(i32::try_from(n).unwrap_or(i32::MAX));
     let total = job.tasks.len();
     let mut status = InferenceJobStatus {

@@ -183,7 +183,8 @@ async fn explain(
     let job = find(&state, &namespace, &name)?;
     let why = gateway.leader.why(&job.id);
     let before = nightshift_crds::InferenceJobStatus::default();
-    let status = crate::controller::status::of_job(&before, job, why.as_ref(), "", gateway.leader.now());
+    let status =
+        crate::controller::status::of_job(&before, job, why.as_ref(), "", job.spec.generation, gateway.leader.now());
     let failed = status.conditions.iter().rev().find(|c| Some(&c.reason) == status.reason.as_ref());
     let counts = |why: &nightshift_placement::WhyNot| -> Vec<Value> {
         let count = |c: &nightshift_placement::Count| json!({ "reason": c.kind.as_str(), "count": c.nodes, "message": c.to_string() });
