@@ -1,0 +1,113 @@
+//! Custom resources → domain types: defaults, the strictest tier, and refusals by field name.
+
+use nightshift_crds::{InferenceJobSpec, ModelArtifactSpec};
+use nightshift_scheduler::controller::convert::{self, Identity};
+use nightshift_scheduler::models::{ReadyModel, ReadyVariant};
+use nightshift_types::{Bytes, DeviceClass, Digest, Dtype, InputRef, Milliseconds, TaintEffect, TrustTier};
+use serde_json::{Value, json};
+
+fn manifest(more: Value) -> ModelArtifactSpec {
+    let mut spec = json!({
+        "source": { "uri": "data:,x" },
+        "digest": format!("sha256:{}", "a".repeat(64)),
+        "inputs": [
+            { "name": "audio", "codec": "wav", "wav": { "sampleRate": 16000 } },
+            { "name": "rate", "codec": "tensor", "constant": "16000" },
+            { "name": "gain", "codec": "tensor", "constant": "0.5" },
+            { "name": "flag", "codec": "tensor", "constant": "true" },
+        ],
+        "outputs": [{ "name": "y", "codec": "segments", "segments": { "threshold": "0.4" } }],
+    });
+    for (key, value) in more.as_object().into_iter().flatten() {
+        spec[key] = value.clone();
+    }
+    serde_json::from_value(spec).unwrap()
+}
+
+fn job(more: Value) -> InferenceJobSpec {
+    let mut spec = json!({ "modelRef": { "name": "m" }, "input": { "inline": "1" } });
+    for (key, value) in more.as_object().into_iter().flatten() {
+        spec[key] = value.clone();
+    }
+    serde_json::from_value(spec).unwrap()
+}
+
+fn ready(manifest: &ModelArtifactSpec, tier: TrustTier) -> ReadyModel {
+    let file = InputRef { digest: Digest([0xaa; 32]), size: Bytes::mebi(100) };
+    let sources = convert::variant_sources(manifest).unwrap();
+    let variants = sources
+        .iter()
+        .map(|source| ReadyVariant { variant: source.variant(&file, None), file, reference: Milliseconds(7) })
+        .collect();
+    ReadyModel { spec: convert::model_spec(manifest).unwrap(), variants, min_trust_tier: tier, public: false }
+}
+
+#[test]
+fn constants_get_pytorchs_types_and_options_their_names() {
+    let spec = convert::model_spec(&manifest(json!({}))).unwrap();
+    let types: Vec<Dtype> = spec.inputs.iter().map(|port| port.dtype).collect();
+    assert_eq!(types, [Dtype::Float32, Dtype::Int64, Dtype::Float64, Dtype::Bool]);
+    assert_eq!(spec.method, "forward");
+    assert_eq!(spec.inputs[0].options["sampleRate"], "16000");
+    assert_eq!(spec.outputs[0].options["threshold"], "0.4");
+    let image = manifest(json!({ "inputs": [{ "name": "x", "codec": "image" }] }));
+    assert!(convert::model_spec(&image).unwrap_err().0.contains("codec image is not supported"));
+}
+
+#[test]
+fn a_model_that_says_nothing_of_memory_gets_its_file_and_a_context() {
+    let file = InputRef { digest: Digest([0xaa; 32]), size: Bytes::mebi(100) };
+    let source = &convert::variant_sources(&manifest(json!({}))).unwrap()[0];
+    assert_eq!(source.name, "default");
+    assert_eq!(source.variant(&file, None).memory_for_one(), Bytes::mebi(100 + 256));
+    assert_eq!(source.variant(&file, Some(Bytes::mebi(500))).memory_for_one(), Bytes::mebi(500));
+    let variants = json!({ "variants": [
+        { "name": "gpu", "deviceClasses": ["cuda"], "memory": { "weights": "1Gi", "perItem": "1Gi", "context": "1Gi" } },
+        { "name": "any", "memory": { "weights": "2Gi", "perItem": "0", "context": "0" } },
+    ] });
+    let model = ready(&manifest(variants), TrustTier::Public);
+    let choose =
+        |wanted, classes: &[DeviceClass]| convert::choose_variant(&model, wanted, classes).map(|v| &*v.variant.name);
+    assert_eq!(choose(None, &[DeviceClass::Cpu]).unwrap(), "any");
+    assert_eq!(choose(None, &[DeviceClass::Cpu, DeviceClass::Cuda]).unwrap(), "gpu");
+    assert_eq!(choose(Some("any"), &[]).unwrap(), "any");
+    assert!(choose(Some("none"), &[]).unwrap_err().0.contains("gpu, any"));
+    assert_eq!(model.variants[0].variant.memory_for_one(), Bytes::gibi(3));
+}
+
+#[test]
+fn a_job_takes_the_stricter_tier_and_its_own_memory() {
+    let model = ready(&manifest(json!({})), TrustTier::Operator);
+    let spec = job(json!({
+        "resources": { "deviceMemory": "6Gi" }, "maxPricePerHour": "0.25", "maxLatencyMilliseconds": 3000,
+        "tolerations": [{ "key": "gpu", "operator": "Exists", "effect": "NoSchedule" }], "activeDeadlineSeconds": 9,
+    }));
+    let identity = Identity { namespace: "ns", name: "j", generation: 4 };
+    let job = convert::job_spec(identity, &spec, &model, &model.variants[0], vec![]).unwrap();
+    assert_eq!(job.memory, Bytes::gibi(6));
+    assert_eq!(job.min_trust_tier, TrustTier::Operator, "the model's is stricter than the default, Vetted");
+    assert_eq!(job.max_price_per_hour.unwrap().to_string(), "0.25");
+    assert_eq!((job.max_latency, job.active_deadline), (Some(Milliseconds(3000)), Some(Milliseconds(9000))));
+    assert_eq!(job.tolerations[0].effect, Some(TaintEffect::NoSchedule));
+    assert_eq!((job.parallelism, job.backoff_limit, job.queue.as_str()), (10, 6, "default"));
+    assert_eq!((job.namespace.as_str(), job.generation), ("ns", 4));
+}
+
+#[test]
+fn what_this_version_cannot_do_is_refused_by_name() {
+    let cases = [
+        (json!({ "firstAvailable": [{ "deviceClass": "cpu" }] }), "spec.firstAvailable"),
+        (json!({ "minReputation": "0.9" }), "spec.minReputation"),
+        (json!({ "minParallelism": 2 }), "spec.minParallelism"),
+        (json!({ "output": { "uri": "s3://b/k" } }), "spec.output"),
+        (json!({ "backoffLimitPerIndex": 1 }), "spec.backoffLimitPerIndex"),
+        (json!({ "failurePolicy": { "rules": [] } }), "spec.failurePolicy"),
+        (json!({ "verification": "Always" }), "spec.verification"),
+        (json!({ "priorityClassName": "high" }), "spec.priorityClassName"),
+    ];
+    for (more, field) in cases {
+        let error = convert::check_supported(&job(more)).unwrap_err().0;
+        assert!(error.starts_with(field) && error.contains(": "), "{error}");
+    }
+    convert::check_supported(&job(json!({ "minParallelism": 1, "verification": "None" }))).unwrap();
+}
