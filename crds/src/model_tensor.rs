@@ -178,7 +178,7 @@ impl From<Dtype> for types::Dtype {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WavOptions {
-    /// Samples a second that the model takes or gives. An input of another rate is resampled.
+    /// Samples a second that the model takes or gives. An input of another rate fails, with the command that converts it.
     #[serde(default = "default_sample_rate")]
     #[schemars(range(min = 1000, max = 384_000))]
     pub sample_rate: i32,

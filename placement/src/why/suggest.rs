@@ -152,7 +152,7 @@ impl fmt::Display for Suggestion {
             Change::Region(region) => write!(f, "with the region {region}, {nodes} would fit"),
             Change::NodeSelector => write!(f, "without its nodeSelector, {nodes} would fit"),
             Change::Uncordon => write!(f, "once uncordoned, {nodes} would fit"),
-            Change::JoinNode => f.write_str("join one: run `nightshift agent` on a machine"),
+            Change::JoinNode => f.write_str("join one: `nightshift token create` prints the command"),
             Change::Wait(kind) => write!(f, "{nodes} will fit once {}", kind.passes()),
         }
     }

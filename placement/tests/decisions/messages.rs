@@ -46,7 +46,7 @@ fn no_nodes() {
     check(
         &why(Vec::new(), |_| {}),
         AdmittedReason::NoMatchingNode,
-        "0/0 nodes fit: no node has joined yet; join one: run `nightshift agent` on a machine",
+        "0/0 nodes fit: no node has joined yet; join one: `nightshift token create` prints the command",
     );
 }
 
