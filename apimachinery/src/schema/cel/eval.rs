@@ -20,10 +20,11 @@ pub(crate) struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    /// A run with `self`, and `oldSelf` where it is defined.
-    pub(crate) fn new(this: Val<'a>, old: Option<Val<'a>>, budget: u64) -> Self {
-        let mut variables = vec![("self", Ok(this))];
-        variables.extend(old.map(|old| ("oldSelf", Ok(old))));
+    /// A run with `self`, and `oldSelf` where it is defined. Either may be of the wrong type, which
+    /// matters only to a rule that looks at it.
+    pub(crate) fn new(this: Outcome<'a>, old: Option<Outcome<'a>>, budget: u64) -> Self {
+        let mut variables = vec![("self", this)];
+        variables.extend(old.map(|old| ("oldSelf", old)));
         Self { variables, budget }
     }
 

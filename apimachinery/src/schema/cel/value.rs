@@ -46,7 +46,10 @@ impl<'a> Val<'a> {
             (Value::Null, _) if node.nullable => Ok(Val::Null),
             (Value::Null, _) => Err("invalid data, got null for schema with nullable=false".into()),
             (Value::String(text), _) if node.int_or_string => Ok(Val::Text(text.into())),
-            (Value::Number(_), _) if node.int_or_string => integer(value),
+            (Value::Number(n), _) if node.int_or_string => match n.as_i64() {
+                Some(i) => Ok(Val::Int(i)),
+                None => Err("invalid data, expected XIntOrString value to be either a string or integer".into()),
+            },
             (_, _) if node.int_or_string => {
                 Err("invalid data, expected XIntOrString value to be either a string or integer".into())
             }
@@ -57,7 +60,7 @@ impl<'a> Val<'a> {
             (Value::Number(_), Some(Type::Integer)) => integer(value),
             (Value::Bool(b), Some(Type::Boolean)) => Ok(Val::Bool(*b)),
             (_, None) if node.preserve_unknown => Ok(Val::Opaque(value)),
-            (_, Some(type_)) => Err(format!("invalid data, expected {}", type_.name()).into()),
+            (_, Some(type_)) => Err(unexpected(value, type_)),
             (_, None) => Err("invalid type, expected object, array, number, integer, boolean or string".into()),
         }
     }
@@ -122,6 +125,27 @@ impl<'a> Val<'a> {
         };
         1 + length as u64
     }
+}
+
+fn unexpected(value: &Value, type_: Type) -> EvalError {
+    let expected = match type_ {
+        Type::Object => return "invalid data, expected a map for the provided schema with type=object".into(),
+        Type::Array => return "invalid data, expected an array for the provided schema with type=array".into(),
+        Type::String => "string",
+        Type::Number => "float",
+        Type::Integer => "int",
+        Type::Boolean => "bool",
+    };
+    let got = match value {
+        Value::Null => "<nil>",
+        Value::Bool(_) => "bool",
+        Value::String(_) => "string",
+        Value::Array(_) => "[]interface {}",
+        Value::Object(_) => "map[string]interface {}",
+        Value::Number(n) if n.is_i64() => "int64",
+        Value::Number(_) => "float64",
+    };
+    format!("invalid data, expected {expected}, got {got}").into()
 }
 
 fn integer<'a>(value: &Value) -> Result<Val<'a>, EvalError> {

@@ -187,11 +187,13 @@ impl<'a> Walk<'a> {
         value: &'a Value,
         old: Option<&'a Value>,
     ) -> Result<Val<'a>, EvalError> {
-        let this = Val::of(value, node)?;
-        let old = old.map(|old| Val::of(old, node)).transpose()?;
-        let old = if rule.optional_old_self { Some(Val::Optional(old.map(Rc::new))) } else { old };
+        let old = old.map(|old| Val::of(old, node));
+        let old = match (rule.optional_old_self, old) {
+            (true, old) => Some(old.transpose().map(|old| Val::Optional(old.map(Rc::new)))),
+            (false, old) => old,
+        };
         let allowed = self.budget.min(PER_RULE);
-        let mut run = Run::new(this, old, allowed);
+        let mut run = Run::new(Val::of(value, node), old, allowed);
         let result = run.eval(expr);
         self.budget -= allowed - run.left();
         result
