@@ -1,0 +1,221 @@
+//! The gateway's HTTP side: blobs, results, explanations, join tokens. *In*: requests. *Out*: parsed answers.
+//! *Invariant*: the token is read from a file of the user's own and never printed.
+
+use anyhow::Context;
+use futures::{Stream, StreamExt, TryStreamExt};
+use reqwest::{Body, Method, RequestBuilder, Response, StatusCode};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use std::time::Duration;
+
+/// Longest wait for an answer that is no stream.
+const WITHIN: Duration = Duration::from_secs(60);
+
+/// A gateway and the right to use it.
+pub struct Gateway {
+    url: String,
+    token: String,
+    http: reqwest::Client,
+}
+
+#[derive(Deserialize)]
+struct File {
+    url: String,
+    token: String,
+}
+
+#[derive(Deserialize)]
+struct Problem {
+    error: String,
+}
+
+/// A stored blob.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blob {
+    /// What manifests name it by.
+    pub uri: String,
+    /// `sha256:…`.
+    pub digest: String,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// One task's result.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskResult {
+    /// Position of the input in the batch.
+    pub index: u32,
+    /// MIME type.
+    #[serde(default)]
+    pub content_type: String,
+    /// The output, where it is JSON.
+    pub output: Option<serde_json::Value>,
+    /// The output's bytes, where it is not.
+    pub output_base64: Option<String>,
+}
+
+/// What a join token is asked for with.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenRequest {
+    /// Account that earns.
+    pub owner: String,
+    /// Trust tier of the node.
+    pub tier: String,
+    /// Seconds it may be used in.
+    pub ttl_seconds: u64,
+}
+
+/// A join token; printed once, where a person asked for it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IssuedToken {
+    /// The text to paste.
+    pub token: String,
+    /// Its public half.
+    pub id: String,
+    /// Where agents dial, as the scheduler listens.
+    pub server: String,
+    /// Seconds it may be used in.
+    pub expires_in_seconds: u64,
+}
+
+impl Gateway {
+    /// The gateway that a running `nightshift up` wrote down.
+    pub fn from_file(path: &Path) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let File { url, token } = serde_json::from_str(&text)
+            .with_context(|| format!("{} is damaged: `nightshift up` writes it anew", path.display()))?;
+        let http = reqwest::Client::builder().no_proxy().connect_timeout(Duration::from_secs(5)).build()?;
+        Ok(Self { url: url.trim_end_matches('/').into(), token, http })
+    }
+
+    /// Its address.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.url)).bearer_auth(&self.token)
+    }
+
+    async fn send(&self, request: RequestBuilder) -> anyhow::Result<Response> {
+        let answer = self.send_for(request).await?;
+        answer.map_err(|(_, message)| anyhow::anyhow!(message))
+    }
+
+    /// A refusal is told with its status.
+    async fn send_for(&self, request: RequestBuilder) -> anyhow::Result<Result<Response, (StatusCode, String)>> {
+        let response = request.send().await.map_err(|error| {
+            let error = anyhow::Error::new(error.without_url());
+            let cause = error.root_cause();
+            anyhow::anyhow!(
+                "cannot reach the gateway at {} ({cause}): is the pool up? `nightshift up` starts one",
+                self.url
+            )
+        })?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(Ok(response));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            anyhow::bail!(
+                "the gateway at {} does not know our token: is it another data dir's? name it with --data-dir",
+                self.url
+            );
+        }
+        let text = response.text().await.unwrap_or_default();
+        let said = serde_json::from_str::<Problem>(&text).map(|problem| problem.error);
+        Ok(Err((status, said.unwrap_or_else(|_| format!("the gateway answered {status}")))))
+    }
+
+    async fn json<T: DeserializeOwned>(response: Response) -> anyhow::Result<T> {
+        let answer = response.json().await.map_err(reqwest::Error::without_url);
+        answer.context(
+            "the gateway's answer cannot be read: are CLI and pool of the same version? `nightshift status` tells",
+        )
+    }
+
+    /// Stores bytes for a namespace; with `public` for all of them.
+    pub async fn push(&self, namespace: &str, public: bool, body: Body) -> anyhow::Result<Blob> {
+        let query = if public { "?public=true" } else { "" };
+        let request = self.request(Method::POST, &format!("/v1/namespaces/{namespace}/blobs{query}")).body(body);
+        Self::json(self.send(request).await?).await
+    }
+
+    /// A job's results so far, as lines of JSON, in chunks as they come.
+    pub async fn results(
+        &self,
+        namespace: &str,
+        job: &str,
+    ) -> anyhow::Result<impl Stream<Item = anyhow::Result<Vec<u8>>> + use<>> {
+        let path = format!("/v1/namespaces/{namespace}/jobs/{job}/results");
+        let response = self.send(self.request(Method::GET, &path)).await?;
+        let stream = response.bytes_stream().map_ok(|bytes| bytes.to_vec());
+        Ok(stream.map_err(|error| anyhow::Error::new(error.without_url()).context("the results ended early")))
+    }
+
+    /// The same, parsed, in order of their inputs.
+    pub async fn task_results(&self, namespace: &str, job: &str) -> anyhow::Result<Vec<TaskResult>> {
+        let mut stream = std::pin::pin!(self.results(namespace, job).await?);
+        let mut text = Vec::new();
+        while let Some(chunk) = stream.next().await {
+            text.extend(chunk?);
+        }
+        let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        let parsed: Result<Vec<TaskResult>, _> = lines.map(serde_json::from_slice).collect();
+        let mut results = parsed.context("the gateway's results cannot be read")?;
+        results.sort_by_key(|result| result.index);
+        Ok(results)
+    }
+
+    /// Why a job is where it is; `None` if the scheduler does not know it.
+    pub async fn explain(&self, namespace: &str, job: &str) -> anyhow::Result<Option<serde_json::Value>> {
+        let request = self.request(Method::GET, &format!("/v1/namespaces/{namespace}/jobs/{job}/explain"));
+        match self.send_for(request.timeout(WITHIN)).await? {
+            Ok(response) => Self::json(response).await.map(Some),
+            Err((StatusCode::NOT_FOUND, _)) => Ok(None),
+            Err((_, message)) => Err(anyhow::anyhow!(message)),
+        }
+    }
+
+    /// A new join token.
+    pub async fn token(&self, request: &TokenRequest) -> anyhow::Result<IssuedToken> {
+        let request = self.request(Method::POST, "/v1/tokens").json(request).timeout(WITHIN);
+        Self::json(self.send(request).await?).await
+    }
+
+    /// A node's own metrics, in Prometheus' text format.
+    pub async fn node_metrics(&self, node: &str) -> anyhow::Result<String> {
+        let request = self.request(Method::GET, &format!("/v1/nodes/{node}/metrics")).timeout(Duration::from_secs(6));
+        Ok(self.send(request).await?.text().await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_the_gateway_answers() {
+        let line = r#"{"index":3,"contentType":"application/json","output":[1,2]}"#;
+        let result: TaskResult = serde_json::from_str(line).unwrap();
+        assert_eq!((result.index, result.output), (3, Some(serde_json::json!([1, 2]))));
+        let binary: TaskResult =
+            serde_json::from_str(r#"{"index":0,"contentType":"x/y","outputBase64":"AA=="}"#).unwrap();
+        assert_eq!(binary.output_base64.as_deref(), Some("AA=="));
+        let token = r#"{"token":"t","id":"i","server":"127.0.0.1:1","expiresInSeconds":5}"#;
+        assert_eq!(serde_json::from_str::<IssuedToken>(token).unwrap().expires_in_seconds, 5);
+    }
+
+    #[test]
+    fn a_damaged_file_names_the_remedy() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gateway.json");
+        std::fs::write(&path, "{").unwrap();
+        let error = Gateway::from_file(&path).err().unwrap();
+        assert!(error.to_string().contains("`nightshift up` writes it anew"), "{error}");
+    }
+}

@@ -1,0 +1,260 @@
+//! `nightshift up`: everything on one machine in one terminal. *In*: flags. *Out*: a pool, until Ctrl-C.
+//! *Invariant*: what was started last stops first; the data dir is ours alone while it runs; the second Ctrl-C is obeyed
+//! at once.
+//!
+//! ```text
+//! lock ─ logs ─ ports ─▶ plane (Kubernetes API ▸ journal ▸ scheduler) ─▶ agent (child) ─▶ Ready ─▶ what to type next
+//! ```
+
+pub mod agent;
+pub mod listen;
+pub mod lock;
+mod logs;
+mod plane;
+mod tell;
+
+use crate::exit::{self, Coded};
+use crate::gateway::Gateway;
+use crate::parse;
+use crate::paths::DataDir;
+use crate::signals::Signals;
+use agent::News;
+use anyhow::Context;
+use kube::api::Api;
+use nightshift_crds::ComputeNode;
+use plane::Plane;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+use tell::Teller;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+const EXAMPLES: &str = "\
+Examples:
+  nightshift up
+  nightshift up --seed .deps/models                       # every file there becomes a blob any namespace may use
+  nightshift up --agents-listen 0.0.0.0:7444              # other machines may join: `nightshift token create`
+  nightshift up --data-dir /tmp/try --api-listen 127.0.0.1:0 --agents-listen 127.0.0.1:0 --http-listen 127.0.0.1:0
+
+Ctrl-C stops it in order; the data dir keeps jobs, models and points for the next start.";
+
+/// Between two looks whether the local node is ready.
+const LOOK: Duration = Duration::from_millis(100);
+/// After this long without a ready node a line says that we still wait.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Flags.
+#[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Where everything is kept [default: nightshift/ in the user's application data]
+    #[arg(long, value_name = "DIR", env = crate::paths::DATA_DIR_ENV, hide_env_values = true)]
+    data_dir: Option<PathBuf>,
+    /// Where the Kubernetes API listens: a loopback address; port 0 is any free one
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7443", value_parser = parse::listen)]
+    api_listen: SocketAddr,
+    /// Where agents are listened for, with TLS; 0.0.0.0:7444 lets other machines join
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7444", value_parser = parse::listen)]
+    agents_listen: SocketAddr,
+    /// Where gateway, metrics and health checks listen: a loopback address
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7445", value_parser = parse::listen)]
+    http_listen: SocketAddr,
+    /// A file, or a folder of files, that every namespace may use as store:// blobs; may be repeated
+    #[arg(long, value_name = "FILE|DIR")]
+    seed: Vec<PathBuf>,
+    /// Start no agent on this machine
+    #[arg(long)]
+    no_agent: bool,
+    /// What this machine asks for, in points an hour [default: the agent's]
+    #[arg(long, value_name = "POINTS", value_parser = parse::price, allow_negative_numbers = true, conflicts_with = "no_agent")]
+    price_per_hour: Option<String>,
+    /// The agent's program [default: nightshift-agent beside this one]
+    #[arg(long, value_name = "PATH")]
+    agent_program: Option<PathBuf>,
+    /// Let http(s) URIs in manifests lead to loopback and private addresses
+    #[arg(long)]
+    allow_private_uris: bool,
+    /// Let file: URIs of a namespace's manifests read a folder of this machine; may be repeated
+    #[arg(long, value_name = "NAMESPACE=DIR", value_parser = parse::allowed_folder)]
+    allow_files: Vec<(String, PathBuf)>,
+    /// Say more, in the log and here
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+/// Runs the pool until it is told to stop.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    let mut teller = Teller::begin();
+    let mut signals = Signals::take()?;
+    let program = match (args.no_agent, &args.agent_program) {
+        (true, None) => None,
+        (_, given) => Some(agent::find(given.as_deref())?),
+    };
+    for seed in &args.seed {
+        anyhow::ensure!(seed.exists(), "--seed {}: there is no such file or folder", seed.display());
+    }
+    let data_dir = DataDir::resolve(args.data_dir.as_deref())?;
+    private_folder(&data_dir)?;
+    let mut lock = lock::Lock::take(&data_dir)?;
+    listen::check(&[
+        ("--api-listen", args.api_listen),
+        ("--agents-listen", args.agents_listen),
+        ("--http-listen", args.http_listen),
+    ])?;
+    logs::begin(&data_dir, args.verbose)?;
+    teller.begins(&data_dir);
+    let settings = settings(&args, program.clone());
+    let plane = tokio::select! {
+        plane = Plane::start(settings, &data_dir, &mut teller) => plane?,
+        () = signals.stop() => return Err(Coded::error(exit::INTERRUPTED, "interrupted before it was up")),
+    };
+    lock.tell(&plane.api.to_string(), &plane.agents.to_string(), &plane.http.to_string())?;
+    let plan = program.filter(|_| !args.no_agent).map(|program| agent::Plan {
+        program,
+        server: dialled(plane.agents),
+        data_dir: data_dir.clone(),
+        price_per_hour: args.price_per_hour.clone(),
+    });
+    let up = Up { plane, data_dir, plan, teller };
+    up.until_stopped(&mut signals).await
+}
+
+fn settings(args: &Args, prover: Option<PathBuf>) -> plane::Settings {
+    plane::Settings {
+        api_listen: args.api_listen,
+        agents_listen: args.agents_listen,
+        http_listen: args.http_listen,
+        prover,
+        seeds: args.seed.clone(),
+        allow_private: args.allow_private_uris,
+        files: args.allow_files.iter().cloned().collect(),
+    }
+}
+
+/// How this machine itself dials a listener.
+fn dialled(listens: SocketAddr) -> String {
+    let mut address = listens;
+    if address.ip().is_unspecified() {
+        address.set_ip(if address.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() });
+    }
+    address.to_string()
+}
+
+fn private_folder(data_dir: &DataDir) -> anyhow::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    let made = builder.create(data_dir.logs());
+    made.with_context(|| format!("cannot use {}: choose another folder with --data-dir", data_dir.path().display()))
+}
+
+/// A pool that is up.
+struct Up {
+    plane: Plane,
+    data_dir: DataDir,
+    plan: Option<agent::Plan>,
+    teller: Teller,
+}
+
+impl Up {
+    async fn until_stopped(mut self, signals: &mut Signals) -> anyhow::Result<()> {
+        let (sender, mut news) = mpsc::channel(8);
+        let stop_agent = CancellationToken::new();
+        let agent = match &self.plan {
+            Some(plan) => {
+                let gateway = Gateway::from_file(&self.data_dir.gateway())?;
+                Some(tokio::spawn(plan.clone().supervise(gateway, sender, stop_agent.clone())))
+            }
+            None => {
+                self.teller.ready(None, &self.plane, &self.data_dir);
+                None
+            }
+        };
+        let broken = self.watch(&mut news, signals).await;
+        self.teller.stops(agent.is_some());
+        stop_agent.cancel();
+        let abort = agent.as_ref().map(JoinHandle::abort_handle);
+        let stopped = async {
+            if let Some(agent) = agent {
+                let _ = agent.await;
+            }
+            self.plane.stop().await
+        };
+        let stopped = tokio::select! {
+            stopped = stopped => stopped,
+            () = signals.stop() => {
+                // Dropping the child kills it; what it started ends with it.
+                abort.inspect(|agent| agent.abort());
+                return Err(Coded::error(exit::INTERRUPTED, "stopped at once: what was under way is lost or done again"));
+            }
+        };
+        broken.and(stopped)?;
+        self.teller.stopped();
+        Ok(())
+    }
+
+    /// Tells what happens until somebody wants to stop, or a part breaks, which is an error.
+    async fn watch(&mut self, news: &mut mpsc::Receiver<News>, signals: &mut Signals) -> anyhow::Result<()> {
+        let mut ready = std::pin::pin!(ready(self.plan.clone(), self.plane.client.clone(), self.plane.leader.clone()));
+        let mut impatient = std::pin::pin!(tokio::time::sleep(PATIENCE));
+        let (mut is_ready, mut waits) = (self.plan.is_none(), self.plan.is_some());
+        loop {
+            tokio::select! {
+                () = signals.stop() => return Ok(()),
+                broken = self.plane.ended() => return broken,
+                Some(news) = news.recv() => self.teller.agent(news, &self.data_dir),
+                node = &mut ready, if !is_ready => {
+                    (is_ready, waits) = (true, false);
+                    if let Some(plan) = &self.plan {
+                        plan.forget_token();
+                    }
+                    self.teller.ready(Some(&node), &self.plane, &self.data_dir);
+                }
+                () = &mut impatient, if waits => {
+                    waits = false;
+                    self.teller.still_waits(&self.data_dir);
+                }
+            }
+        }
+    }
+}
+
+/// The local node, once its agent is connected and the API says so too: what the API says alone may be of a former life.
+async fn ready(
+    plan: Option<agent::Plan>,
+    client: kube::Client,
+    leader: nightshift_scheduler::leader::Leader,
+) -> ComputeNode {
+    let api: Api<ComputeNode> = Api::all(client);
+    let Some(plan) = plan else { std::future::pending().await };
+    loop {
+        if let Some(name) = plan.node()
+            && let Ok(id) = nightshift_types::NodeId::new(name.as_str())
+            && leader.nodes().read(&id, |node| node.is_some_and(|node| node.connected()))
+            && let Ok(node) = api.get(&name).await
+            && crate::cmd::nodes::is_ready(&node)
+        {
+            return node;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_we_dial_ourselves() {
+        for (listens, dials) in [
+            ("0.0.0.0:7444", "127.0.0.1:7444"),
+            ("[::]:7444", "[::1]:7444"),
+            ("127.0.0.1:1", "127.0.0.1:1"),
+            ("10.0.0.1:2", "10.0.0.1:2"),
+        ] {
+            assert_eq!(dialled(listens.parse().unwrap()), dials);
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! What `up` says. *In*: steps, news. *Out*: lines with the seconds since the start on stdout, trouble on stderr.
+//! *Invariant*: the `export` line stands alone on its line, so that scripts and people can take it.
+
+use super::agent::News;
+use super::plane::Plane;
+use crate::output;
+use crate::paths::{DataDir, shell_quoted};
+use nightshift_crds::ComputeNode;
+use std::time::Instant;
+
+/// Says it.
+pub struct Teller {
+    started: Instant,
+    was_ready: bool,
+}
+
+impl Teller {
+    /// The clock starts.
+    pub fn begin() -> Self {
+        Self { started: Instant::now(), was_ready: false }
+    }
+
+    fn line(&self, text: &str) {
+        // Who closed our stdout does not want to hear; the pool goes on.
+        let _ = output::line(text);
+    }
+
+    /// What this is.
+    pub fn begins(&self, data_dir: &DataDir) {
+        self.line(&format!("nightshift {} in {}", env!("CARGO_PKG_VERSION"), data_dir.path().display()));
+    }
+
+    /// A part is there.
+    pub fn step(&self, what: &str, detail: &str) {
+        self.line(&format!("{:>7}  {what:<16}{detail}", output::took(self.started.elapsed())));
+    }
+
+    /// Everything is there: what to type next.
+    pub fn ready(&mut self, node: Option<&ComputeNode>, plane: &Plane, data_dir: &DataDir) {
+        match node {
+            Some(node) => self.step("node", &node_line(node)),
+            None => self.step("node", "none here (--no-agent): `nightshift token create` lets a machine join"),
+        }
+        if !std::mem::replace(&mut self.was_ready, true) {
+            self.line(&next(&shell_quoted(&data_dir.kubeconfig()), &plane.http.to_string(), data_dir));
+        }
+    }
+
+    /// The agent died.
+    pub fn agent(&self, news: News, data_dir: &DataDir) {
+        let News::Died { how, lines, again_in } = news;
+        eprintln!("warning: the agent died: {how}; it is started again in {}", output::took(again_in));
+        for line in lines {
+            eprintln!("  | {line}");
+        }
+        eprintln!("  log: {}", data_dir.logs().join("agent.log").display());
+    }
+
+    /// Still no node.
+    pub fn still_waits(&self, data_dir: &DataDir) {
+        let log = data_dir.logs().join("agent.log");
+        self.step("node", &format!("not ready yet, still waiting; the agent's log is {}", log.display()));
+    }
+
+    /// The end begins.
+    pub fn stops(&self, agent: bool) {
+        let order = if agent { "agent, scheduler, API" } else { "scheduler, API" };
+        self.step("stopping", &format!("{order} (Ctrl-C again: at once)"));
+    }
+
+    /// The end.
+    pub fn stopped(&self) {
+        self.step("stopped", "everything is kept in the data dir");
+    }
+}
+
+fn node_line(node: &ComputeNode) -> String {
+    let name = node.metadata.name.as_deref().unwrap_or_default();
+    let status = node.status.clone().unwrap_or_default();
+    let mut parts = vec![format!("{name} is ready")];
+    parts.extend(status.devices.first().map(|device| device.class.to_string()));
+    parts.extend(status.allocatable.and_then(|all| all.device_memory).map(|memory| output::memory(&memory.0)));
+    parts.extend(status.offer.and_then(|offer| offer.price_per_hour).map(|price| format!("{price} points/h")));
+    parts.join(", ")
+}
+
+fn next(kubeconfig: &str, http: &str, data_dir: &DataDir) -> String {
+    let logs = data_dir.logs();
+    format!(
+        "
+Ready. In another terminal:
+
+export KUBECONFIG={kubeconfig}
+
+  kubectl apply -f examples/voice/
+  kubectl get inferencejobs,modelartifacts,computenodes
+  nightshift explain job/voice
+
+gateway  http://{http}
+metrics  http://{http}/metrics
+logs     {}
+Ctrl-C stops it.
+",
+        logs.display()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_export_line_stands_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let data_dir = DataDir::resolve(Some(folder.path())).unwrap();
+        let text = next("'/a b/kubeconfig'", "127.0.0.1:1", &data_dir);
+        assert!(text.lines().any(|line| line == "export KUBECONFIG='/a b/kubeconfig'"), "{text}");
+        assert!(text.contains("http://127.0.0.1:1/metrics"));
+    }
+}
