@@ -35,6 +35,7 @@ pub(crate) fn call<'a>(run: &mut Run<'a>, call: &'a Call) -> Outcome<'a> {
         run.charge(value.weight())?;
         arguments.push(value);
     }
+    run.charge(cost(call, &arguments))?;
     match (&call.function, arguments.as_slice()) {
         (Function::Library(library), [format, list]) if library.name == "format" => {
             library::call(library, &[format.clone(), times_as_text(list)?])
@@ -57,6 +58,27 @@ fn times_as_text<'a>(list: &Val<'a>) -> Outcome<'a> {
         other => Ok(other.clone()),
     };
     Ok(Val::List(Rc::new(elements?.iter().map(text).collect::<Result<_, _>>()?)))
+}
+
+/// What a call costs beyond reading its arguments.
+fn cost(call: &Call, arguments: &[Val<'_>]) -> u64 {
+    let product = || arguments.iter().map(Val::weight).fold(1, u64::saturating_mul);
+    match (&call.function, arguments) {
+        // Compiling a pattern is slow.
+        (Function::Matches, _) if call.pattern.is_none() => 10_000,
+        (Function::Library(library), arguments) => match (library.name.as_str(), arguments) {
+            ("lists.range", [Val::Int(n)]) => n.unsigned_abs(),
+            ("replace", [Val::Text(text), Val::Text(old), Val::Text(new), ..]) => {
+                (text.matches(old.as_ref()).count() as u64).saturating_mul(new.len() as u64) / 10
+            }
+            ("find" | "findAll", _) => 1_000,
+            ("distinct", [list]) => list.weight().saturating_mul(list.weight()) / 10,
+            (name, _) if name.starts_with("sets.") => product() / 10,
+            // Arguments are copied for the library.
+            _ => arguments.iter().map(Val::deep_weight).sum(),
+        },
+        _ => 0,
+    }
 }
 
 fn unary<'a>(function: &Function, value: &Val<'a>) -> Outcome<'a> {

@@ -8,6 +8,7 @@ use super::error::EvalError;
 use super::expr::{Access, Binary, Expr, Fold, Literal, OptionalMap, Select};
 use super::ops;
 use super::value::Val;
+use crate::schema::node::ListType;
 use std::rc::Rc;
 
 type Outcome<'a> = Result<Val<'a>, EvalError>;
@@ -110,13 +111,7 @@ impl<'a> Run<'a> {
     fn binary(&mut self, operator: Binary, left: &'a Expr, right: &'a Expr) -> Outcome<'a> {
         let left = self.eval(left)?;
         let right = self.eval(right)?;
-        self.charge(match operator {
-            Binary::In => right.weight(),
-            _ => left.weight().min(right.weight()),
-        })?;
-        if operator == Binary::Add {
-            self.charge(left.weight() + right.weight())?;
-        }
+        self.charge(cost(operator, &left, &right))?;
         ops::binary(operator, &left, &right)
     }
 
@@ -285,6 +280,23 @@ impl<'a> Run<'a> {
             Some(entries) => Ok(entries?.into_iter().map(|(k, _)| (k, None)).collect()),
             None => Err(EvalError::NoOverload),
         }
+    }
+}
+
+/// What an operator costs, beyond one step.
+fn cost(operator: Binary, left: &Val<'_>, right: &Val<'_>) -> u64 {
+    // Sets and map lists are compared and united element by element.
+    let pairs = match left {
+        Val::Array(list, node) if node.list_type != ListType::Atomic => {
+            list.len() as u64 * right.len().unwrap_or(0) as u64 / 10
+        }
+        _ => 0,
+    };
+    match operator {
+        Binary::In => right.deep_weight(),
+        Binary::Add => pairs + left.weight() + right.weight(),
+        Binary::Equal | Binary::NotEqual => pairs + left.deep_weight().min(right.deep_weight()),
+        _ => left.weight().min(right.weight()),
     }
 }
 

@@ -18,6 +18,9 @@ use std::panic::catch_unwind;
 /// Longer rules are refused.
 const MAX_LENGTH: usize = 16 << 10;
 
+/// The parser takes long over deeper ones, and then refuses them.
+const MAX_BRACKETS: i32 = 90;
+
 /// Rules of all nodes, by `Node::rule_set`.
 pub(crate) type Rules = Vec<Vec<Rule>>;
 
@@ -155,6 +158,14 @@ fn reason(name: Option<&str>) -> Result<CauseReason, String> {
 fn program<'s>(source: &str, this: Ty<'s>, optional_old: bool) -> Result<(Expr, Ty<'s>, bool), String> {
     if source.len() > MAX_LENGTH {
         return Err(format!("expression is longer than {MAX_LENGTH} bytes"));
+    }
+    let open = source.bytes().fold((0i32, 0), |(open, most), byte| match byte {
+        b'(' | b'[' | b'{' => (open + 1, most.max(open + 1)),
+        b')' | b']' | b'}' => (open - 1, most),
+        _ => (open, most),
+    });
+    if open.1 > MAX_BRACKETS {
+        return Err(format!("expression has more than {MAX_BRACKETS} brackets inside each other"));
     }
     // The parser is generated code, and not ours.
     let parsed = catch_unwind(|| Parser::new().enable_optional_syntax(true).parse(source))

@@ -116,7 +116,8 @@ impl<'a> Val<'a> {
         }
     }
 
-    /// A roughly proportional measure of the work that using this value takes.
+    /// A roughly proportional measure of the work that reading this value takes, its elements not
+    /// included.
     pub(crate) fn weight(&self) -> u64 {
         let length = match self {
             Val::Text(text) => text.len() / 10,
@@ -124,6 +125,27 @@ impl<'a> Val<'a> {
             other => other.len().unwrap_or(0),
         };
         1 + length as u64
+    }
+
+    /// The same with all elements included.
+    pub(crate) fn deep_weight(&self) -> u64 {
+        match self {
+            Val::Array(list, _) => 1 + list.iter().map(deep).sum::<u64>(),
+            Val::Object(fields, _) => 1 + fields.values().map(deep).sum::<u64>(),
+            Val::List(list) => 1 + list.iter().map(Val::deep_weight).sum::<u64>(),
+            Val::Map(entries) => 1 + entries.iter().map(|(_, value)| value.deep_weight()).sum::<u64>(),
+            Val::Opaque(value) => deep(value),
+            other => other.weight(),
+        }
+    }
+}
+
+fn deep(value: &Value) -> u64 {
+    match value {
+        Value::Array(list) => 1 + list.iter().map(deep).sum::<u64>(),
+        Value::Object(fields) => 1 + fields.values().map(deep).sum::<u64>(),
+        Value::String(text) => 1 + text.len() as u64 / 10,
+        _ => 1,
     }
 }
 
