@@ -67,7 +67,7 @@ impl BlobStore {
         let number = self.staging.fetch_add(1, Ordering::Relaxed);
         let path = self.root.join("staging").join(number.to_string());
         let file = File::create(&path).await?;
-        Ok(BlobWriter { file, path, hasher: Sha256::new(), written: 0, limit })
+        Ok(BlobWriter { file, staged: Staged(path), hasher: Sha256::new(), written: 0, limit })
     }
 
     /// Ends a blob: synced, checked against `expected`, in place under its digest and granted to `namespace`.
@@ -77,15 +77,14 @@ impl BlobStore {
         namespace: &str,
         expected: Option<Digest>,
     ) -> Result<InputRef, BlobError> {
-        let BlobWriter { mut file, path, hasher, written, .. } = writer;
+        let BlobWriter { mut file, staged, hasher, written, .. } = writer;
         let found = Digest(hasher.finalize().into());
         if let Some(expected) = expected.filter(|expected| *expected != found) {
-            let _ = fs::remove_file(&path).await;
             return Err(BlobError::Mismatch { expected, found });
         }
         file.flush().await?;
         file.sync_all().await?;
-        fs::rename(&path, self.path(&found)).await?;
+        fs::rename(&staged.0, self.path(&found)).await?;
         sync_folder(&self.root.join("sha256")).await?;
         self.grant(namespace, &found).await?;
         Ok(InputRef { digest: found, size: Bytes(written) })
@@ -131,19 +130,31 @@ impl BlobStore {
         Ok(())
     }
 
+    /// Takes back every grant of a name; the bytes stay for whom else they were granted to.
+    pub async fn revoke_all(&self, namespace: &str) -> Result<(), BlobError> {
+        match fs::remove_dir_all(self.root.join("grants").join(namespace)).await {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The blob, if it was granted to just this name.
+    pub async fn granted(&self, namespace: &str, digest: &Digest) -> Option<InputRef> {
+        let size = self.size(digest).await?;
+        let granted = fs::try_exists(self.grant_path(namespace, digest)).await.unwrap_or(false);
+        granted.then_some(InputRef { digest: *digest, size })
+    }
+
     async fn size(&self, digest: &Digest) -> Option<Bytes> {
         fs::metadata(self.path(digest)).await.ok().map(|meta| Bytes(meta.len()))
     }
 
     /// The blob, if it is here and `namespace` may use it.
     pub async fn stat(&self, namespace: &str, digest: &Digest) -> Option<InputRef> {
-        let size = self.size(digest).await?;
-        for name in [namespace, EVERYONE] {
-            if fs::try_exists(self.grant_path(name, digest)).await.unwrap_or(false) {
-                return Some(InputRef { digest: *digest, size });
-            }
+        match self.granted(namespace, digest).await {
+            Some(blob) => Some(blob),
+            None => self.granted(EVERYONE, digest).await,
         }
-        None
     }
 
     /// The file's path; the caller has checked who asks.
@@ -166,22 +177,32 @@ async fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder).await?.sync_all().await
 }
 
+/// A half-written file: gone when nobody finishes it, however the writing ended.
+#[derive(Debug)]
+struct Staged(PathBuf);
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // After a finish the name is another; one unlink is short enough for an async caller.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
 /// A blob being written.
 #[derive(Debug)]
 pub struct BlobWriter {
     file: File,
-    path: PathBuf,
+    staged: Staged,
     hasher: Sha256,
     written: u64,
     limit: Bytes,
 }
 
 impl BlobWriter {
-    /// Appends bytes; over the limit the half-written file is removed.
+    /// Appends bytes.
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), BlobError> {
         self.written += bytes.len() as u64;
         if self.written > self.limit.0 {
-            let _ = fs::remove_file(&self.path).await;
             return Err(BlobError::TooLarge(self.limit));
         }
         self.hasher.update(bytes);
@@ -215,6 +236,8 @@ mod tests {
         let store = BlobStore::open(folder.path()).unwrap();
         let mut writer = store.writer(Bytes(3)).await.unwrap();
         assert!(matches!(writer.write(b"four").await, Err(BlobError::TooLarge(_))));
+        drop(writer);
+        drop(store.writer(Bytes(9)).await.unwrap());
         let mut writer = store.writer(Bytes(9)).await.unwrap();
         writer.write(b"four").await.unwrap();
         let wrong = store.finish(writer, "a", Some(Digest([0; 32]))).await;

@@ -6,11 +6,11 @@
 use crate::nodes::Nodes;
 use nightshift_placement::{Plan, Request, WaitingJob, WaitingTask, Weights, WhyNot, plan, queue};
 use nightshift_state::{Job, Placement, State, TaskState};
-use nightshift_types::{JobId, Timestamp};
+use nightshift_types::{JobId, Milliseconds, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Tasks looked at in one cycle; the next cycle follows at once if there are more.
-pub const MAX_REQUESTS: usize = 1024;
+pub const MAX_REQUESTS: usize = 4096;
 
 /// What one cycle decided.
 #[derive(Debug, Default)]
@@ -21,14 +21,18 @@ pub struct Decided {
     pub verdicts: BTreeMap<JobId, Option<WhyNot>>,
 }
 
-/// One cycle's decisions.
-pub fn decide(state: &State, nodes: &Nodes, now: Timestamp) -> Decided {
-    let jobs: Vec<WaitingJob> = state.unfinished().map(waiting_job).collect();
+/// One cycle's decisions. Of a job that was `refused` before only one task is looked at: its tasks are alike, and a
+/// batch that fits nowhere must not hide the jobs behind it.
+pub fn decide(state: &State, nodes: &Nodes, now: Timestamp, lease: Milliseconds, refused: &BTreeSet<JobId>) -> Decided {
+    let jobs: Vec<WaitingJob> = state
+        .unfinished()
+        .map(|job| waiting_job(job, now, if refused.contains(&job.id) { 1 } else { job.spec.parallelism as usize }))
+        .collect();
     let requests = queue::next(&jobs, now, MAX_REQUESTS);
     if requests.is_empty() {
         return Decided::default();
     }
-    let snapshot = nodes.snapshot(state, now);
+    let snapshot = nodes.snapshot(state, now, lease);
     let requests = one_per_hopeless_job(requests, &snapshot);
     decided(plan(&snapshot, &requests, &Weights::default()))
 }
@@ -57,9 +61,10 @@ fn decided(plan: Plan) -> Decided {
     decided
 }
 
-fn waiting_job(job: &Job) -> WaitingJob {
+/// No more of its tasks than may start: a batch of thousands costs a cycle no more than one of tens.
+fn waiting_job(job: &Job, now: Timestamp, most: usize) -> WaitingJob {
     let waiting = job.tasks.iter().enumerate().filter_map(|(index, task)| match task.state {
-        TaskState::Waiting { not_before } => {
+        TaskState::Waiting { not_before } if not_before <= now => {
             Some(WaitingTask { index: index as u32, not_before, avoid: task.avoid.clone() })
         }
         _ => None,
@@ -70,6 +75,6 @@ fn waiting_job(job: &Job) -> WaitingJob {
         submitted: job.admitted_at,
         running: job.running,
         committed: job.cost + job.reserved,
-        waiting: waiting.collect(),
+        waiting: waiting.take(most).collect(),
     }
 }

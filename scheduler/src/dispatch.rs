@@ -4,13 +4,18 @@
 //! attempt can be sent again after any crash, word for word.
 
 use nightshift_state::{Running, State};
-use nightshift_types::{Epoch, InputRef, Milliseconds};
+use nightshift_types::{Epoch, InputRef, JobSpec, Milliseconds};
 use nightshift_wire::proto;
 
 /// An attempt stops at this many times its prediction (market.md) …
 const DEADLINE_FACTOR: u64 = 3;
 /// … but never before this: a cold node fetches and loads first, at a speed nobody has measured yet.
 const LEAST_DEADLINE: Milliseconds = Milliseconds(300_000);
+
+/// How long an attempt of this job may take, from its arrival.
+pub fn deadline(spec: &JobSpec) -> Milliseconds {
+    Milliseconds(spec.reference.0.saturating_mul(DEADLINE_FACTOR).max(LEAST_DEADLINE.0))
+}
 
 /// The frame of a running attempt; `None` if its job is gone.
 pub fn assignment(state: &State, running: &Running, epoch: &Epoch) -> Option<proto::Assignment> {
@@ -37,7 +42,7 @@ pub fn assignment(state: &State, running: &Running, epoch: &Epoch) -> Option<pro
         parameters: spec.parameters.clone().into_iter().collect(),
         device: running.device.clone(),
         memory_bytes: running.memory.0,
-        deadline_ms: spec.reference.0.saturating_mul(DEADLINE_FACTOR).max(LEAST_DEADLINE.0),
+        deadline_ms: deadline(spec).0,
         evict: Vec::new(),
     })
 }

@@ -5,16 +5,17 @@
 
 use crate::blobs::BlobStore;
 use crate::cycle;
-use crate::dispatch::assignment;
+use crate::dispatch::{assignment, deadline};
 use crate::metrics::Metrics;
 use crate::models::ModelRegistry;
 use crate::nodes::Nodes;
 use crate::scrape::Scrapes;
 use nightshift_placement::WhyNot;
 use nightshift_state::{
-    Command, Core, Effect, EncodedBatch, Head, JobResult, Journal, JournalError, Rejection, State, Submitted, TaskState,
+    Command, Core, Effect, EncodedBatch, Head, JobResult, Journal, JournalError, Outcome, Rejection, State, Submitted,
+    TaskState,
 };
-use nightshift_types::{AttemptId, CellId, Epoch, JobId, Milliseconds, NodeId, Timestamp};
+use nightshift_types::{AttemptId, CellId, Epoch, FailureReason, JobId, Milliseconds, NodeId, Timestamp};
 use nightshift_wire::pki::CertificateAuthority;
 use nightshift_wire::proto::{self, scheduler_message::Kind as Down};
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,6 +31,10 @@ const QUEUE: usize = 4096;
 const MAX_GATHERED: usize = 1024;
 /// Longest time without a look at leases, deadlines and back-off.
 const TICK: Duration = Duration::from_millis(250);
+/// Without news a plan is made again this often: back-offs end by time alone.
+const REPLAN: Duration = Duration::from_millis(500);
+/// An attempt that its agent's heartbeats do not name this long after it was placed is sent again.
+const REDELIVER: Milliseconds = Milliseconds(6_000);
 /// Between two tries of an append that the store did not answer.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -77,6 +82,8 @@ struct Shared {
     metrics: Metrics,
     scrapes: Scrapes,
     why: Mutex<BTreeMap<JobId, WhyNot>>,
+    /// Finished jobs that the metrics counted.
+    counted: Mutex<BTreeSet<JobId>>,
     wake: Notify,
     changed_jobs: Changed<JobId>,
     changed_nodes: Changed<NodeId>,
@@ -137,6 +144,7 @@ pub struct Lead<J> {
     journal: J,
     shared: Arc<Shared>,
     asks: mpsc::Receiver<Ask>,
+    planned: Instant,
 }
 
 /// Recovers the state from the journal and starts leading: the first commit is `LeaderStarted`.
@@ -157,11 +165,12 @@ pub async fn start<J: Journal>(mut journal: J, cell: CellId, parts: Parts) -> Re
         metrics,
         scrapes: Scrapes::default(),
         why: Mutex::default(),
+        counted: Mutex::default(),
         wake: Notify::new(),
         changed_jobs: Changed::default(),
         changed_nodes: Changed::default(),
     });
-    Ok((Leader { shared: shared.clone(), asks: sender }, Lead { journal, shared, asks }))
+    Ok((Leader { shared: shared.clone(), asks: sender }, Lead { journal, shared, asks, planned: Instant::now() }))
 }
 
 fn clock() -> Timestamp {
@@ -257,12 +266,37 @@ impl Leader {
             self.shared.dispatch(&state, &running.attempt);
         }
         for attempt in listed.iter().filter(|attempt| state.current(attempt).is_none_or(|r| r.node != *node)) {
-            self.shared.cancel(node, attempt, "superseded");
+            self.forget_attempt(node, attempt);
         }
+    }
+
+    /// Tells an agent that an attempt is of no more use: what runs of it stops, what is kept of it is dropped.
+    pub fn forget_attempt(&self, node: &NodeId, attempt: &AttemptId) {
+        self.nodes().send(node, Down::Ack(proto::Ack { attempt: attempt.to_string() }));
+    }
+
+    /// After a heartbeat: a frame can be lost on either side's full queue, so what should run there for a while and is
+    /// not named is sent again.
+    pub async fn redeliver(&self, node: &NodeId, named: &BTreeSet<String>) {
+        let now = self.now();
+        let state = self.state().await;
+        let old = state.running_on(node).filter(|running| now.since(running.placed_at).0 > REDELIVER.0);
+        for running in old.filter(|running| !named.contains(&running.attempt.to_string())) {
+            self.shared.dispatch(&state, &running.attempt);
+        }
+    }
+
+    /// The lease of an attempt.
+    pub fn lease(&self) -> Milliseconds {
+        self.shared.lease()
     }
 }
 
 impl Shared {
+    fn lease(&self) -> Milliseconds {
+        Milliseconds(self.timing.lease.as_millis() as u64)
+    }
+
     fn dispatch(&self, state: &State, attempt: &AttemptId) {
         let Some(running) = state.current(attempt) else { return };
         let Some(frame) = assignment(state, running, &self.epoch) else { return };
@@ -301,12 +335,25 @@ impl Shared {
             let took = success.finished_at.since(success.placed_at).as_duration();
             self.metrics.attempt_seconds.observe(took.as_secs_f64());
             self.changed_nodes.add(success.node.clone());
+            self.nodes.accepted(&success.node);
         }
     }
 
     fn job_changed(&self, state: &State, job: &JobId) {
-        let finished = state.job(job).is_none_or(|job| job.result.is_some());
-        if finished {
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = match state.job(job) {
+            Some(known) => known.result.as_ref().map(|(result, _)| result),
+            None => {
+                counted.remove(job);
+                None
+            }
+        };
+        if let Some(result) = result
+            && counted.insert(job.clone())
+        {
+            self.metrics.jobs_finished.with_label_values(&[result_label(result)]).inc();
+        }
+        if result.is_some() || state.job(job).is_none() {
             self.why.lock().unwrap_or_else(PoisonError::into_inner).remove(job);
         }
         self.changed_jobs.add(job.clone());
@@ -321,14 +368,15 @@ impl<J: Journal> Lead<J> {
         self.shared.metrics.leader.set(1);
         loop {
             let mut gathered = Vec::new();
+            let mut news = true;
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
                 count = self.asks.recv_many(&mut gathered, MAX_GATHERED) => if count == 0 { break },
                 () = self.shared.wake.notified() => {}
-                _ = timer.tick() => {}
+                _ = timer.tick() => news = self.planned.elapsed() >= REPLAN,
             }
-            self.turn(gathered).await?;
+            self.turn(gathered, news).await?;
         }
         self.shared.metrics.leader.set(0);
         Ok(())
@@ -336,23 +384,27 @@ impl<J: Journal> Lead<J> {
 
     /// Decide, commit, release: the way of everything.
     #[tracing::instrument(level = "debug", skip_all, fields(asks = gathered.len()))]
-    async fn turn(&mut self, gathered: Vec<Ask>) -> Result<(), JournalError> {
+    async fn turn(&mut self, gathered: Vec<Ask>, news: bool) -> Result<(), JournalError> {
         let started = Instant::now();
         let shared = self.shared.clone();
         let now = clock();
         let mut core = shared.core.write().await;
         let mut answered = Vec::new();
         for Ask { command, reply } in gathered {
-            count_failure(&shared.metrics, core.state(), &command);
+            count(&shared.metrics, core.state(), &command);
             match core.submit(command, now) {
                 Ok(submitted) => answered.push((Some(reply), submitted)),
                 Err(rejection) => drop(reply.send(Err(rejection))),
             }
         }
         for command in timed(core.state(), &shared, now) {
+            count(&shared.metrics, core.state(), &command);
             answered.extend(core.submit(command, now).ok().map(|submitted| (None, submitted)));
         }
-        answered.extend(place(&mut core, &shared, now).map(|submitted| (None, submitted)));
+        if news {
+            self.planned = started;
+            answered.extend(place(&mut core, &shared, now).map(|submitted| (None, submitted)));
+        }
         let mut committed = false;
         while let Some(batch) = core.take_batch() {
             committed |= append(&mut self.journal, &batch, &shared.metrics).await.map(|_| true)?;
@@ -402,19 +454,32 @@ fn answer(shared: &Shared, state: &State, head: Head, answered: Vec<Answered>) {
     }
 }
 
-/// What time alone asks for: leases that ran out, deadlines that passed.
+/// What time alone asks for: leases that ran out, attempts and jobs beyond their deadlines.
 fn timed(state: &State, shared: &Shared, now: Timestamp) -> Vec<Command> {
-    let lease = Milliseconds(shared.timing.lease.as_millis() as u64);
-    let running: BTreeSet<&NodeId> = state.running().map(|running| &running.node).collect();
-    let silent = |node: &&NodeId| {
-        let heard = shared.nodes.last_heard(node).unwrap_or_default().max(state.leader_since());
-        now.since(heard).0 > lease.0
+    let lease = shared.lease();
+    let mut lost: BTreeMap<&NodeId, (Vec<AttemptId>, bool)> = BTreeMap::new();
+    for running in state.running() {
+        let heard = shared.nodes.last_heard(&running.node).unwrap_or_default();
+        // Each attempt has one whole lease, also on a node that was silent when it was placed.
+        let since = heard.max(state.leader_since()).max(running.placed_at);
+        let silent = now.since(since).0 > lease.0;
+        let limit = state.job(&running.attempt.task.job).map(|job| deadline(&job.spec).0.saturating_add(lease.0));
+        let begun = running.placed_at.max(state.leader_since());
+        if silent || limit.is_some_and(|limit| now.since(begun).0 > limit) {
+            let entry = lost.entry(&running.node).or_default();
+            entry.0.push(running.attempt.clone());
+            entry.1 |= silent;
+        }
+    }
+    let lose = |(node, (attempts, silent)): (&NodeId, (Vec<AttemptId>, bool))| {
+        let message = if silent {
+            format!("node {node} was silent for more than {} s", lease.0 / 1000)
+        } else {
+            format!("node {node} did not end the attempt by its deadline")
+        };
+        Command::LoseAttempts { node: node.clone(), attempts: Some(attempts), message }
     };
-    let lose = |node: &NodeId| {
-        let message = format!("node {node} was silent for more than {} s", lease.0 / 1000);
-        Command::LoseAttempts { node: node.clone(), attempts: None, message }
-    };
-    let mut commands: Vec<Command> = running.into_iter().filter(silent).map(lose).collect();
+    let mut commands: Vec<Command> = lost.into_iter().map(lose).collect();
     commands.push(Command::ExpireDeadlines);
     commands
 }
@@ -425,14 +490,17 @@ fn place(core: &mut Core, shared: &Shared, now: Timestamp) -> Option<Submitted> 
         shared.metrics.unschedulable.set(0);
         return None;
     }
-    let decided = cycle::decide(core.state(), &shared.nodes, now);
+    let refused: BTreeSet<JobId> = shared.why.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
+    let decided = cycle::decide(core.state(), &shared.nodes, now, shared.lease(), &refused);
     note_verdicts(shared, decided.verdicts);
     if decided.placements.is_empty() {
         return None;
     }
-    let full = decided.placements.len() >= cycle::MAX_REQUESTS;
+    // There may be more to place: the request limit was reached, or a job that fits again showed one task only.
+    let more = decided.placements.len() >= cycle::MAX_REQUESTS
+        || decided.placements.iter().any(|placement| refused.contains(&placement.task.job));
     let submitted = core.submit(Command::Place(decided.placements), now).ok()?;
-    if full || !submitted.declined().is_empty() {
+    if more || !submitted.declined().is_empty() {
         shared.wake.notify_one();
     }
     Some(submitted)
@@ -457,11 +525,17 @@ fn gauge(metrics: &Metrics, state: &State) {
     metrics.tasks.with_label_values(&["running"]).set(state.running().count() as i64);
 }
 
-fn count_failure(metrics: &Metrics, state: &State, command: &Command) {
-    if let Command::Report { attempt, outcome: nightshift_state::Outcome::Failure { reason, .. }, .. } = command
-        && state.current(attempt).is_some()
-    {
-        metrics.attempts.with_label_values(&[reason.as_str()]).inc();
+/// Counts attempts that end without a result, and reports that come too late.
+fn count(metrics: &Metrics, state: &State, command: &Command) {
+    let failed = |reason: FailureReason, n: usize| {
+        metrics.attempts.with_label_values(&[reason.as_str()]).inc_by(n as u64);
+    };
+    match command {
+        Command::Report { attempt, .. } if state.current(attempt).is_none() => metrics.reports_dropped.inc(),
+        Command::Report { outcome: Outcome::Failure { reason, .. }, .. } => failed(*reason, 1),
+        Command::Refuse { attempt, .. } if state.current(attempt).is_some() => failed(FailureReason::Refused, 1),
+        Command::LoseAttempts { attempts: Some(attempts), .. } => failed(FailureReason::NodeLost, attempts.len()),
+        _ => {}
     }
 }
 

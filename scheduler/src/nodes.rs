@@ -15,8 +15,10 @@ use tonic::Status;
 
 /// Attempts one device holds at once where its agent does not say: one computes, others fetch, decode and encode.
 const DEFAULT_SLOTS: u32 = 4;
-/// After a refusal the node's book is out of date: nothing is placed there until a newer heartbeat, at most this long.
-const PARK: Milliseconds = Milliseconds(5_000);
+/// After a refusal the node's book is out of date: nothing is placed there for this long, twice as long after each
+/// further refusal until a result comes, and at most [`PARK_MOST`].
+const PARK: Milliseconds = Milliseconds(1_000);
+const PARK_MOST: Milliseconds = Milliseconds(60_000);
 
 /// What a node said in its hello.
 #[derive(Debug, Clone, Default)]
@@ -38,7 +40,7 @@ pub struct Announced {
 }
 
 /// Models of a node, as of its last heartbeat.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Resident {
     /// On disk.
     pub cached: Vec<Digest>,
@@ -81,6 +83,7 @@ pub struct LiveNode {
     session: u64,
     connected: bool,
     parked_until: Timestamp,
+    refusals: u32,
     ping: Option<(u64, Timestamp)>,
 }
 
@@ -93,6 +96,8 @@ impl LiveNode {
 
 #[derive(Debug, Default)]
 struct Inner {
+    /// The operator's ComputeNodes were listed: before that a cordon or a demotion may not be known yet.
+    listed: bool,
     live: BTreeMap<NodeId, LiveNode>,
     policies: BTreeMap<NodeId, Policy>,
     sessions: u64,
@@ -134,6 +139,7 @@ impl Nodes {
             session: id,
             connected: true,
             parked_until: Timestamp(0),
+            refusals: 0,
             ping: None,
         };
         inner.live.insert(node.clone(), live);
@@ -164,7 +170,7 @@ impl Nodes {
         self.with(key, |live| live.heard = now);
     }
 
-    /// A heartbeat: models, availability, and the answer to a ping.
+    /// A heartbeat: models, availability, and the answer to a ping. True if placement should look again.
     pub fn heartbeat(
         &self,
         key: &SessionKey,
@@ -172,11 +178,16 @@ impl Nodes {
         unavailable: Option<(Unavailable, String)>,
         pong: u64,
         now: Timestamp,
-    ) {
-        self.with(key, |live| {
+    ) -> bool {
+        let news = self.with(key, |live| {
+            let parked = live.parked_until > Timestamp(0);
+            let unparked = parked && live.parked_until <= now;
+            if unparked {
+                live.parked_until = Timestamp(0);
+            }
+            let news = unparked || live.unavailable != unavailable || live.resident != resident;
             live.resident = resident;
             live.unavailable = unavailable;
-            live.parked_until = Timestamp(0);
             if let Some((nonce, sent)) = live.ping
                 && nonce == pong
             {
@@ -186,7 +197,9 @@ impl Nodes {
                 live.round_trip = Milliseconds(smoothed);
                 live.ping = None;
             }
+            news
         });
+        news.unwrap_or(false)
     }
 
     /// The owner changed the offer.
@@ -194,23 +207,36 @@ impl Nodes {
         self.with(key, |live| live.announced.offer = offer);
     }
 
-    /// The node refused an assignment: out until its next heartbeat.
+    /// The node refused an assignment: out for a while, the longer the more often.
     pub fn park(&self, node: &NodeId, now: Timestamp) {
         if let Some(live) = self.lock().live.get_mut(node) {
-            live.parked_until = now.after(PARK);
+            let wait = PARK.0.checked_shl(live.refusals.min(16)).unwrap_or(PARK_MOST.0).min(PARK_MOST.0);
+            live.refusals = live.refusals.saturating_add(1);
+            live.parked_until = now.after(Milliseconds(wait));
         }
     }
 
-    /// Sends a frame down a node's session; false if there is none, or it is so slow that its queue is full.
+    /// The node gave a result: its book and ours agree again.
+    pub fn accepted(&self, node: &NodeId) {
+        if let Some(live) = self.lock().live.get_mut(node) {
+            live.refusals = 0;
+        }
+    }
+
+    /// Sends a frame down a node's session; false if there is none. One so slow that its queue is full is ended: what
+    /// it missed is sent after its next hello.
     pub fn send(&self, node: &NodeId, message: proto::scheduler_message::Kind) -> bool {
         let mut inner = self.lock();
         let Some(live) = inner.live.get_mut(node).filter(|live| live.connected) else { return false };
-        if let proto::scheduler_message::Kind::Ping(_) = &message
-            && live.ping.is_some()
-        {
-            return true;
+        let sent = live
+            .sender
+            .as_ref()
+            .is_some_and(|sender| sender.try_send(Ok(SchedulerMessage { kind: Some(message) })).is_ok());
+        if !sent {
+            live.connected = false;
+            live.sender = None;
         }
-        live.sender.as_ref().is_some_and(|sender| sender.try_send(Ok(SchedulerMessage { kind: Some(message) })).is_ok())
+        sent
     }
 
     /// Pings every connected node once; the answers measure round trips.
@@ -222,6 +248,11 @@ impl Nodes {
                 live.ping = Some((nonce, now));
             }
         }
+    }
+
+    /// The operator's ComputeNodes are known: nodes may get work from now on.
+    pub fn policies_listed(&self) {
+        self.lock().listed = true;
     }
 
     /// What the operator's object says now; true if that is news.
@@ -260,14 +291,18 @@ impl Nodes {
         connected.flat_map(|live| live.announced.devices.iter().map(|device| device.class)).collect()
     }
 
-    /// What placement sees: every node of the fold that was not revoked, in id order.
-    pub fn snapshot(&self, state: &State, now: Timestamp) -> Snapshot {
+    /// What placement sees: every node of the fold that was not revoked, in id order. A node that was silent for a
+    /// whole lease is not ready, though its connection may not have noticed yet.
+    pub fn snapshot(&self, state: &State, now: Timestamp, lease: Milliseconds) -> Snapshot {
         let inner = self.lock();
         let joined = state.nodes().iter().filter(|(_, node)| !node.revoked);
         let views = joined.map(|(id, node)| {
             let policy = inner.policies.get(id).cloned();
             let policy = policy.unwrap_or_else(|| Policy { tier: node.tier, ..Policy::default() });
-            view(id, policy, inner.live.get(id), state, now)
+            let mut view = view(id, policy, inner.live.get(id), state, now);
+            let heard = inner.live.get(id).is_some_and(|live| now.since(live.heard).0 <= lease.0);
+            view.ready &= inner.listed && heard;
+            view
         });
         Snapshot::new(views.collect(), now)
     }
@@ -365,9 +400,30 @@ mod tests {
         let (sender, mut receiver) = mpsc::channel(1);
         let key = nodes.connect(&node, announce(1), sender, Timestamp(0)).unwrap();
         nodes.ping_all(7, Timestamp(100));
-        assert!(!nodes.send(&node, proto::scheduler_message::Kind::Ack(proto::Ack::default())), "its queue is full");
-        assert!(receiver.try_recv().is_ok());
         nodes.heartbeat(&key, Resident::default(), None, 7, Timestamp(112));
         assert_eq!(nodes.read(&node, |live| live.unwrap().round_trip), Milliseconds(12));
+        let ack = || proto::scheduler_message::Kind::Ack(proto::Ack::default());
+        assert!(!nodes.send(&node, ack()), "its queue is full");
+        assert!(!nodes.is_current(&key), "what it missed comes after its next hello");
+        assert!(receiver.try_recv().is_ok() && receiver.try_recv().is_err());
+    }
+
+    #[test]
+    fn refusals_keep_a_node_out_ever_longer() {
+        let nodes = Nodes::default();
+        let node = NodeId::new("n").unwrap();
+        let (sender, _receiver) = mpsc::channel(1);
+        let key = nodes.connect(&node, announce(1), sender, Timestamp(0)).unwrap();
+        let parked = || nodes.read(&node, |live| live.unwrap().parked_until);
+        nodes.park(&node, Timestamp(0));
+        assert_eq!(parked(), Timestamp(1_000));
+        assert!(!nodes.heartbeat(&key, Resident::default(), None, 0, Timestamp(500)), "a heartbeat is no amends");
+        nodes.park(&node, Timestamp(1_000));
+        assert_eq!(parked(), Timestamp(3_000));
+        (0..70).for_each(|_| nodes.park(&node, Timestamp(0)));
+        assert_eq!(parked(), Timestamp(60_000));
+        nodes.accepted(&node);
+        nodes.park(&node, Timestamp(0));
+        assert_eq!(parked(), Timestamp(1_000));
     }
 }

@@ -5,10 +5,16 @@
 
 use nightshift_types::{Bytes, FailureReason, Milliseconds, ModelSpec};
 use serde::Deserialize;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
+use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
+
+/// Kept of what the process prints, in bytes.
+const MAX_REPORT: usize = 64 << 10;
+const SIGKILL: i32 = 9;
 
 /// Runs `nightshift-agent prove`.
 #[derive(Debug, Clone)]
@@ -59,18 +65,46 @@ impl Prover {
         let spec = serde_json::to_string(spec).map_err(|e| NotProved::Broken(e.to_string()))?;
         let mut command = Command::new(program);
         command.arg("prove").arg("--model").arg(file).arg("--spec").arg(spec);
+        // Nothing of this process's environment is the model's business; where libtorch is, is the program's.
+        command.env_clear().envs(std::env::var_os("LD_LIBRARY_PATH").map(|path| ("LD_LIBRARY_PATH", path)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
-        let output = match tokio::time::timeout(self.timeout, command.output()).await {
-            Err(_) => return Err(NotProved::Broken(format!("it did not load and run within {:?}", self.timeout))),
-            Ok(Err(error)) => return Err(NotProved::Later(format!("{}: {error}", program.display()))),
-            Ok(Ok(output)) => output,
-        };
-        let text = String::from_utf8_lossy(&output.stdout);
-        let last = text.lines().rev().find(|line| line.trim_start().starts_with('{'));
-        match last.and_then(|line| serde_json::from_str::<Printed>(line).ok()) {
-            Some(printed) => judge(printed),
-            None => Err(NotProved::Broken(format!("loading it ended the proving process ({})", output.status))),
+        let late = || NotProved::Later(format!("it did not load and run within {:?}; trying again", self.timeout));
+        match tokio::time::timeout(self.timeout, run(command)).await {
+            Err(_) => Err(late()),
+            Ok(Err(error)) => Err(NotProved::Later(format!("{}: {error}", program.display()))),
+            Ok(Ok((text, status))) => verdict(&text, status),
         }
+    }
+}
+
+/// The end of what the process printed, and how it ended. A model may print as much as it likes.
+async fn run(mut command: Command) -> std::io::Result<(String, ExitStatus)> {
+    let mut child = command.spawn()?;
+    let mut tail = Vec::new();
+    if let Some(mut stdout) = child.stdout.take() {
+        let mut buffer = vec![0u8; MAX_REPORT];
+        loop {
+            let n = stdout.read(&mut buffer).await?;
+            if n == 0 {
+                break;
+            }
+            tail.extend_from_slice(&buffer[..n]);
+            let excess = tail.len().saturating_sub(MAX_REPORT);
+            tail.drain(..excess);
+        }
+    }
+    Ok((String::from_utf8_lossy(&tail).into_owned(), child.wait().await?))
+}
+
+/// The last line is the report, and counts only with the exit status that belongs to it: a model that prints one and
+/// then crashes has proved nothing.
+fn verdict(text: &str, status: ExitStatus) -> Result<Proof, NotProved> {
+    let last = text.lines().next_back().and_then(|line| serde_json::from_str::<Printed>(line).ok());
+    match last {
+        Some(printed) if status.success() == printed.reason.is_none() && status.code().is_some() => judge(printed),
+        // Killed from outside, as the kernel does when memory runs out: another time it may fit.
+        _ if status.signal() == Some(SIGKILL) => Err(NotProved::Later("the proving process was killed".into())),
+        _ => Err(NotProved::Broken(format!("loading it ended the proving process ({status})"))),
     }
 }
 
@@ -111,7 +145,12 @@ mod tests {
         let cases = [
             (r#"echo '{"loadMilliseconds":12.5,"computeMilliseconds":3.2,"peakMemoryBytes":1024}'"#, "ok"),
             (r#"echo '{"reason":"ModelLoadFailed","message":"truncated"}'; exit 1"#, "truncated"),
-            ("kill -SEGV $$", "ended the proving process"),
+            (r#"echo '{"reason":"OutOfMemory","message":"no room"}'; exit 1"#, "no room"),
+            (
+                r#"yes | head -c 1000000; echo '{"computeMilliseconds":0.001}'; kill -SEGV $$"#,
+                "ended the proving process",
+            ),
+            ("kill -KILL $$", "was killed"),
             ("echo nonsense", "ended the proving process"),
         ];
         for (script, expected) in cases {
@@ -126,6 +165,6 @@ mod tests {
             }
         }
         let (_folder, slow) = prover("sleep 600", Duration::from_millis(50));
-        assert!(matches!(slow.prove(Path::new("m"), &spec).await, Err(NotProved::Broken(_))));
+        assert!(matches!(slow.prove(Path::new("m"), &spec).await, Err(NotProved::Later(_))));
     }
 }

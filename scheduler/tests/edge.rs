@@ -5,8 +5,8 @@ mod common;
 use common::Plane;
 use nightshift_testkit::agent::{SimulatedAgent, anonymous};
 use nightshift_wire::pki;
+use nightshift_wire::proto;
 use nightshift_wire::proto::agent_message::Kind as Up;
-use nightshift_wire::proto::{self, scheduler_message::Kind as Down};
 use nightshift_wire::token::JoinToken;
 use serde_json::json;
 use tonic::Code;
@@ -131,6 +131,7 @@ async fn blobs_are_read_for_ones_own_current_attempt_alone() {
     let mut other = stranger.open(stranger.hello(1, 0)).await.unwrap();
     assert_eq!(other.fetch(&attempt, &input, 0).await.unwrap_err().code(), Code::PermissionDenied);
     assert_eq!(other.put(&attempt, b"mine").await.unwrap_err().code(), Code::FailedPrecondition);
+    other.acknowledged(&attempt).await.expect("what nobody wants is not kept for ever");
     // Nor may it report for another's attempt: the report is dropped, and acknowledged so that it stops.
     other.succeed(&attempt, "[]").await;
     session.succeed(&attempt, "[3]").await;
@@ -158,10 +159,7 @@ async fn the_higher_session_wins_and_gets_the_work_again() {
     let stale = format!("{}/7", attempt.rsplit_once('/').unwrap().0);
     let hello = proto::Hello { attempts: vec![attempt.clone(), stale.clone()], ..agent.hello(7, GIB) };
     let mut newest = agent.open(hello).await.unwrap();
-    match newest.next_of_interest().await.unwrap() {
-        Down::Cancel(cancel) => assert_eq!(cancel.attempt, stale),
-        other => panic!("{other:?}"),
-    }
+    newest.acknowledged(&stale).await.unwrap();
     newest.succeed(&attempt, "[]").await;
     newest.acknowledged(&attempt).await.unwrap();
     plane.stop().await;

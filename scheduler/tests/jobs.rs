@@ -120,6 +120,27 @@ async fn a_lost_node_costs_no_task_and_no_second_charge() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_silent_node_gets_nothing_new_until_it_speaks() {
+    let folder = tempfile::tempdir().unwrap();
+    let plane = Plane::start_with_lease(folder.path(), Duration::from_secs(1)).await;
+    plane.apply_model().await;
+    let agent = plane.join("suspended").await;
+    let mut session = agent.open(agent.hello(1, GIB)).await.unwrap();
+    plane.apply_job("j", &["[1]"], json!({})).await;
+    let first = session.assignment().await.unwrap().attempt;
+    // Its connection is up and it says nothing: a suspended laptop. The attempt is lost once, and not placed there again.
+    let status = plane.status("j", "waits", |s| s.active == Some(0) && s.failed == Some(1)).await;
+    assert_eq!(status.state, Some(JobState::Pending));
+    assert_eq!(reason(&status, "Admitted"), Some(("False", "WaitingForCapacity")));
+    session.keep_alive();
+    let second = session.assignment().await.unwrap().attempt;
+    assert_ne!(first, second);
+    session.succeed(&second, "[]").await;
+    plane.status("j", "completes", |s| s.completion_time.is_some()).await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn failures_are_told_and_counted_by_their_fault() {
     let folder = tempfile::tempdir().unwrap();
     let plane = Plane::start(folder.path()).await;

@@ -253,7 +253,7 @@ fn a_job_is_admitted_once_and_never_again_after_it_was_forgotten() {
     assert!(matches!(bench.submit(admit("a", other)), Err(Rejection::AlreadyAdmitted(_))));
     bench.ok(place("a", 0, "n1", 5));
     let effects = bench.ok(Command::ForgetJob { job: job("a") });
-    assert!(matches!(&effects[..], [Effect::Cancel { .. }]));
+    assert!(matches!(&effects[..], [Effect::Cancel { .. }, Effect::JobChanged { .. }]));
     assert!(bench.state().job(&job("a")).is_none());
     assert!(matches!(bench.submit(admit("a", spec(1))), Err(Rejection::Forgotten(_))));
     assert_eq!(bench.ok(succeed(attempt("a", 0, 1), "n1")).len(), 1);

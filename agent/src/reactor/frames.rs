@@ -17,7 +17,7 @@ impl AgentCore {
             session_number,
             agent_version: env!("CARGO_PKG_VERSION").into(),
             capabilities: CAPABILITIES.iter().map(ToString::to_string).collect(),
-            devices: self.facts.devices.iter().map(Into::into).collect(),
+            devices: self.facts.devices.iter().map(|device| self.device(device)).collect(),
             measured: Some((&self.facts.measured).into()),
             offer: Some((&self.facts.offer).into()),
             attempts: known.map(|(attempt, _)| attempt.to_string()).take(MAX_LISTED).collect(),
@@ -55,6 +55,13 @@ impl AgentCore {
         Box::new(proto::AgentMessage { kind: Some(proto::agent_message::Kind::Heartbeat(heartbeat)) })
     }
 
+    /// A device, and how many attempts it takes at once: one computes while others fetch, decode and encode.
+    fn device(&self, device: &nightshift_types::Device) -> proto::Device {
+        let mut frame = proto::Device::from(device);
+        frame.attributes.insert("slots".into(), self.limits.max_attempts.min(SLOTS).to_string());
+        frame
+    }
+
     fn availability_frame(&self) -> proto::Availability {
         let (reason, message) = self.availability.away.clone().unwrap_or_default();
         proto::Availability { available: self.availability.away.is_none(), reason, message: clip(&message) }
@@ -67,6 +74,8 @@ impl AgentCore {
     }
 }
 
+/// Attempts of one device at once, where `--max-attempts` does not say less.
+const SLOTS: usize = 4;
 /// Tag and length of the message around a frame.
 const FRAMING: usize = 16;
 

@@ -6,14 +6,22 @@
 use super::convert::{MAX_TASKS, Misconfigured};
 use crate::blobs::{BlobError, BlobStore};
 use crate::uri::{self, FetchError, FetchPolicy};
+use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, Client};
 use nightshift_crds::{ConfigMapKeyReference, InferenceInput};
 use nightshift_types::{Bytes, InputRef};
+use std::time::Duration;
 use thiserror::Error;
 
 /// Largest `.jsonl` batch that is split, in bytes.
 const MAX_BATCH_FILE: Bytes = Bytes::mebi(64);
+
+/// Largest input that is fetched, and longest fetch: reconciliations wait for it.
+const MAX_INPUT: Bytes = Bytes::mebi(512);
+const FETCH_WITHIN: Duration = Duration::from_secs(60);
+/// Lines stored at once: each is synced to disk.
+const AT_ONCE: usize = 32;
 
 /// Why a job's input is not there.
 #[derive(Debug, Error)]
@@ -66,15 +74,21 @@ pub async fn resolve(
         return Ok(vec![store.put(namespace, &bytes).await?]);
     }
     if let Some(source) = &input.uri {
-        let blob = uri::fetch(store, policy, namespace, source, None).await?;
+        let policy = FetchPolicy {
+            limit: policy.limit.min(MAX_INPUT),
+            timeout: policy.timeout.min(FETCH_WITHIN),
+            ..policy.clone()
+        };
+        let blob = uri::fetch(store, &policy, namespace, source, None).await?;
         let batch = source.split(['?', '#']).next().is_some_and(|path| path.ends_with(".jsonl"));
         return if batch { split_lines(store, namespace, &blob).await } else { Ok(vec![blob]) };
     }
-    let mut inputs = Vec::with_capacity(input.items.len());
-    for item in &input.items {
-        inputs.push(store.put(namespace, item.as_bytes()).await?);
-    }
-    Ok(inputs)
+    put_all(store, namespace, input.items.iter().map(|item| item.as_bytes().to_vec()).collect()).await
+}
+
+async fn put_all(store: &BlobStore, namespace: &str, items: Vec<Vec<u8>>) -> Result<Vec<InputRef>, InputError> {
+    let puts = futures::stream::iter(items).map(|item| async move { store.put(namespace, &item).await });
+    Ok(puts.buffered(AT_ONCE).try_collect().await?)
 }
 
 async fn config_map_key(
@@ -111,9 +125,5 @@ async fn split_lines(store: &BlobStore, namespace: &str, blob: &InputRef) -> Res
             format!("spec.input.uri: the .jsonl file has {count} lines, it must have 1 to {MAX_TASKS}: split it");
         return Err(InputError::Misconfigured(text));
     }
-    let mut inputs = Vec::with_capacity(lines.len());
-    for line in lines {
-        inputs.push(store.put(namespace, line.trim_ascii_end()).await?);
-    }
-    Ok(inputs)
+    put_all(store, namespace, lines.into_iter().map(|line| line.trim_ascii_end().to_vec()).collect()).await
 }

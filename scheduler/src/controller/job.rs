@@ -14,7 +14,7 @@ use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::runtime::Controller;
 use kube::runtime::controller::{Action, Config};
 use kube::runtime::events::{Event, EventType};
-use kube::runtime::reflector::ObjectRef;
+use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher;
 use kube::{Api, Resource, ResourceExt};
 use nightshift_crds::{
@@ -23,15 +23,21 @@ use nightshift_crds::{
 use nightshift_state::{Command, JobUpdate, Rejection};
 use nightshift_types::{JobId, Milliseconds, Timestamp};
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
-/// Status of a job is written at most this often: what changes meanwhile is written together.
-const DEBOUNCE: Duration = Duration::from_millis(50);
+/// Changed jobs are taken this often: what changes meanwhile is written together. (The runtime's own debounce would put
+/// off a busy job's status for as long as it stays busy.)
+const GATHER: Duration = Duration::from_millis(50);
 /// How soon a job is looked at again whose model or input is not there.
-const RETRY: Duration = Duration::from_secs(2);
+const RETRY: Duration = Duration::from_secs(3);
+/// How often jobs of the journal are compared with the objects there are.
+const SWEEP: Duration = Duration::from_secs(30);
+/// A job younger than this is not missed: its object may not be in the cache yet.
+const GRACE: Milliseconds = Milliseconds(60_000);
 /// Jobs reconciled at once.
 const CONCURRENCY: u16 = 16;
 
@@ -52,9 +58,11 @@ pub enum ReconcileError {
 /// Reconciles every InferenceJob until `shutdown`.
 pub async fn run(context: Context, models_changed: tokio::sync::watch::Receiver<u64>, shutdown: CancellationToken) {
     let jobs: Api<InferenceJob> = Api::all(context.client.clone());
-    let config = Config::default().debounce(DEBOUNCE).concurrency(CONCURRENCY);
+    let config = Config::default().concurrency(CONCURRENCY);
     let models = tokio_stream::wrappers::WatchStream::from_changes(models_changed).map(|_| ());
-    Controller::new(jobs, watcher::Config::default())
+    let controller = Controller::new(jobs, watcher::Config::default());
+    tokio::spawn(sweep(context.clone(), controller.store(), shutdown.clone()));
+    controller
         .with_config(config)
         .reconcile_all_on(models)
         .reconcile_on(changed(context.clone()))
@@ -80,9 +88,36 @@ fn changed(context: Context) -> impl futures::Stream<Item = ObjectRef<InferenceJ
                     return;
                 }
             }
+            tokio::time::sleep(GATHER).await;
         }
     });
     tokio_stream::wrappers::ReceiverStream::new(receiver)
+}
+
+/// Forgets jobs whose objects vanished unseen: without their finalizer, while nobody watched. They must not run on.
+async fn sweep(context: Context, store: Store<InferenceJob>, shutdown: CancellationToken) {
+    let ready = async { store.wait_until_ready().await.is_ok() };
+    tokio::select! {
+        () = shutdown.cancelled() => return,
+        ready = ready => if !ready { return },
+    }
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(SWEEP) => {}
+        }
+        let there: BTreeSet<String> = store.state().iter().filter_map(|job| job.uid()).collect();
+        let now = context.leader.now();
+        let missed: Vec<JobId> = {
+            let state = context.leader.state().await;
+            let old = state.jobs().filter(|job| now.since(job.admitted_at).0 > GRACE.0);
+            old.map(|job| job.id.clone()).filter(|id| !there.contains(id.as_str())).collect()
+        };
+        for job in missed {
+            tracing::warn!(%job, "the job's object is gone; it is stopped and forgotten");
+            let _ = context.leader.submit(Command::ForgetJob { job }).await;
+        }
+    }
 }
 
 fn on_error(job: Arc<InferenceJob>, error: &ReconcileError, context: Arc<Context>) -> Action {
@@ -159,18 +194,29 @@ async fn admit(job: &InferenceJob, id: &JobId, context: &Context) -> Result<Next
     let unknown = |type_, value, reason: &str, message: &str| {
         status::of_unknown(&before, Wanted { type_, status: Some(value), reason, message }, generation, now)
     };
-    if conditions::is_true(&before.conditions, condition::ADMITTED) || context.leader.state().await.forgotten(id) {
+    // Only the journal's facts count completions: a job that shows them had been admitted.
+    let was_known = before.completions.is_some() || conditions::is_true(&before.conditions, condition::ADMITTED);
+    if was_known || context.leader.state().await.forgotten(id) {
         let message = "the journal no longer knows this job, which had been admitted; it is not run again: \
                        create it anew if it should be";
         return Ok(Next::Terminal(unknown(condition::FAILED, true, "JournalLost", message)));
     }
     match prepare(job, context).await? {
         Prepared::Ready(spec) => {
-            context.leader.submit(Command::AdmitJob { job: id.clone(), spec: Arc::new(*spec) }).await?;
-            Ok(Next::Facts(id.clone()))
+            match context.leader.submit(Command::AdmitJob { job: id.clone(), spec: Arc::new(*spec) }).await {
+                Ok(_) => Ok(Next::Facts(id.clone())),
+                Err(SubmitError::Rejected(why)) => {
+                    let status = unknown(condition::ADMITTED, false, "Misconfigured", &why.to_string());
+                    Ok(Next::Terminal(status))
+                }
+                Err(error) => Err(error.into()),
+            }
         }
         Prepared::NotYet { reason, message } => {
             Ok(Next::Waiting(unknown(condition::ADMITTED, false, &reason, &message)))
+        }
+        Prepared::Misconfigured(message) => {
+            Ok(Next::Terminal(unknown(condition::ADMITTED, false, "Misconfigured", &message)))
         }
         Prepared::Never { reason, message } => Ok(Next::Terminal(unknown(condition::FAILED, true, &reason, &message))),
     }
@@ -179,15 +225,23 @@ async fn admit(job: &InferenceJob, id: &JobId, context: &Context) -> Result<Next
 /// A manifest on its way to the journal.
 enum Prepared {
     Ready(Box<nightshift_types::JobSpec>),
-    NotYet { reason: String, message: String },
-    Never { reason: String, message: String },
+    NotYet {
+        reason: String,
+        message: String,
+    },
+    /// Until the object changes.
+    Misconfigured(String),
+    Never {
+        reason: String,
+        message: String,
+    },
 }
 
 async fn prepare(job: &InferenceJob, context: &Context) -> Result<Prepared, ReconcileError> {
     let not_yet = |reason: &str, message: String| Prepared::NotYet { reason: reason.into(), message };
     let namespace = job.namespace().unwrap_or_default();
     if let Err(error) = convert::check_supported(&job.spec) {
-        return Ok(not_yet("Misconfigured", error.to_string()));
+        return Ok(Prepared::Misconfigured(error.to_string()));
     }
     let name = &job.spec.model_ref.name;
     let model = match context.leader.models().find(&namespace, name) {
@@ -208,21 +262,22 @@ async fn prepare(job: &InferenceJob, context: &Context) -> Result<Prepared, Reco
         convert::choose_variant(&model, job.spec.model_ref.variant.as_deref(), &context.leader.nodes().classes());
     let chosen = match chosen {
         Ok(chosen) => chosen,
-        Err(error) => return Ok(not_yet("Misconfigured", error.to_string())),
+        Err(error) => return Ok(Prepared::Misconfigured(error.to_string())),
     };
     let blobs = context.leader.blobs();
     let inputs = inputs::resolve(&context.client, blobs, &context.policy, &namespace, &job.spec.input).await;
     let inputs = match inputs {
         Ok(inputs) => inputs,
         Err(InputError::Api(error)) => return Err(error.into()),
-        Err(InputError::Misconfigured(text) | InputError::NotYet(text)) => return Ok(not_yet("Misconfigured", text)),
+        Err(InputError::NotYet(text)) => return Ok(not_yet("Misconfigured", text)),
+        Err(InputError::Misconfigured(text)) => return Ok(Prepared::Misconfigured(text)),
     };
     let object = job.name_any();
     let generation = job.meta().generation.unwrap_or_default();
     let identity = Identity { namespace: &namespace, name: &object, generation };
     match convert::job_spec(identity, &job.spec, &model, chosen, inputs) {
         Ok(spec) => Ok(Prepared::Ready(Box::new(spec))),
-        Err(error) => Ok(not_yet("Misconfigured", error.to_string())),
+        Err(error) => Ok(Prepared::Misconfigured(error.to_string())),
     }
 }
 

@@ -22,7 +22,7 @@ use nightshift_placement::latency::REFERENCE_GIGAFLOPS;
 use nightshift_state::Command;
 use nightshift_types::{InputRef, Milliseconds, ModelSpec, TrustTier};
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
@@ -33,6 +33,8 @@ use tokio_util::sync::CancellationToken;
 const AT_ONCE: usize = 2;
 /// Between two tries of a source that cannot be read.
 const RETRY: Duration = Duration::from_secs(5);
+/// Tries to write a verdict.
+const STATUS_TRIES: usize = 20;
 /// Priced as this where neither the manifest nor the proving run says what an item takes.
 const UNKNOWN_ITEM: Milliseconds = Milliseconds(1_000);
 
@@ -41,7 +43,13 @@ pub async fn run(context: Context, changed: tokio::sync::watch::Sender<u64>, shu
     let api: Api<ModelArtifact> = Api::all(context.client.clone());
     let mut events = std::pin::pin!(watch(api, watcher::Config::default()).default_backoff());
     let (done, mut verdicts) = mpsc::channel(64);
-    let mut loader = Loader { context, turns: Arc::new(Semaphore::new(AT_ONCE)), done, models: BTreeMap::new() };
+    let mut loader = Loader {
+        context,
+        turns: Arc::new(Semaphore::new(AT_ONCE)),
+        done,
+        models: BTreeMap::new(),
+        listing: BTreeSet::new(),
+    };
     let mut timer = tokio::time::interval(Duration::from_secs(1));
     loop {
         tokio::select! {
@@ -60,6 +68,8 @@ type Verdict = (ModelKey, String, Readiness);
 
 struct Loader {
     context: Context,
+    /// Keys of the list under way: what it lacks was deleted while nobody watched.
+    listing: BTreeSet<ModelKey>,
     turns: Arc<Semaphore>,
     done: mpsc::Sender<Verdict>,
     /// Every object: the newest form of it, and when to try again.
@@ -79,6 +89,7 @@ impl Loader {
         match event {
             Ok(WatchEvent::Apply(model) | WatchEvent::InitApply(model)) => {
                 let key = key(&model);
+                self.listing.insert(key.clone());
                 let same = self.models.get(&key).is_some_and(|(known, _)| known.uid() == model.uid());
                 let model = Arc::new(model);
                 if same {
@@ -90,30 +101,46 @@ impl Loader {
                 }
             }
             Ok(WatchEvent::Delete(model)) => {
-                let key = key(&model);
-                self.models.remove(&key);
-                self.context.leader.models().remove(&key);
-                changed.send_modify(|n| *n += 1);
+                self.gone(&key(&model), changed);
             }
-            Ok(WatchEvent::Init | WatchEvent::InitDone) => {}
+            Ok(WatchEvent::Init) => self.listing.clear(),
+            Ok(WatchEvent::InitDone) => {
+                let gone: Vec<ModelKey> =
+                    self.models.keys().filter(|key| !self.listing.contains(*key)).cloned().collect();
+                gone.iter().for_each(|key| self.gone(key, changed));
+            }
             Err(error) => tracing::warn!(%error, "watching ModelArtifacts; trying again"),
         }
     }
 
+    fn gone(&mut self, key: &ModelKey, changed: &tokio::sync::watch::Sender<u64>) {
+        self.models.remove(key);
+        self.context.leader.models().remove(key);
+        changed.send_modify(|n| *n += 1);
+    }
+
     fn load(&self, model: Arc<ModelArtifact>) {
         let (context, turns, done) = (self.context.clone(), self.turns.clone(), self.done.clone());
+        let (key, uid) = (key(&model), model.uid().unwrap_or_default());
+        let verifying = Readiness::Waiting { reason: "Verifying".into(), message: "being fetched and proved".into() };
+        // Also after a restart: until it is proved again, jobs are told that it is being looked at, not that it is missing.
+        if !matches!(context.leader.models().find(&key.0, &key.1), Some((found, _)) if found == key) {
+            context.leader.models().set(key.clone(), verifying.clone());
+        }
         tokio::spawn(async move {
             let Ok(_turn) = turns.acquire().await else { return };
-            let (key, uid) = (key(&model), model.uid().unwrap_or_default());
             if model.status.is_none() {
-                let verifying =
-                    Readiness::Waiting { reason: "Verifying".into(), message: "being fetched and proved".into() };
-                context.leader.models().set(key.clone(), verifying.clone());
                 write_status(&context, &model, &verifying).await;
             }
             let readiness = load(&context, &model).await;
-            write_status(&context, &model, &readiness).await;
-            let _ = done.send((key, uid, readiness)).await;
+            // Jobs need not wait for the API server to take the news.
+            let _ = done.send((key, uid, readiness.clone())).await;
+            for _ in 0..STATUS_TRIES {
+                if write_status(&context, &model, &readiness).await {
+                    return;
+                }
+                tokio::time::sleep(RETRY).await;
+            }
         });
     }
 
@@ -235,7 +262,8 @@ fn condition_of(readiness: &Readiness) -> (bool, &str, &str) {
     }
 }
 
-async fn write_status(context: &Context, model: &ModelArtifact, readiness: &Readiness) {
+/// True if it is written, or the object is gone.
+async fn write_status(context: &Context, model: &ModelArtifact, readiness: &Readiness) -> bool {
     let before = model.status.clone().unwrap_or_default();
     let mut after = before.clone();
     let (ready, reason, message) = condition_of(readiness);
@@ -246,9 +274,14 @@ async fn write_status(context: &Context, model: &ModelArtifact, readiness: &Read
     if let Readiness::Ready(ready) = readiness {
         after.profile = ready.variants.iter().map(profile).collect();
     }
-    if let Err(error) = patch(context, model, &before, &after).await {
-        tracing::warn!(name = model.name_any(), %error, "ModelArtifact status not written");
-        context.leader.metrics().reconcile_errors.with_label_values(&["ModelArtifact"]).inc();
+    match patch(context, model, &before, &after).await {
+        Ok(()) => true,
+        Err(kube::Error::Api(status)) if status.code == 404 => true,
+        Err(error) => {
+            tracing::warn!(name = model.name_any(), %error, "ModelArtifact status not written; trying again");
+            context.leader.metrics().reconcile_errors.with_label_values(&["ModelArtifact"]).inc();
+            false
+        }
     }
 }
 

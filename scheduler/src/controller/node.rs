@@ -72,6 +72,8 @@ impl Keeper {
             Ok(WatchEvent::Init) => {}
             Ok(WatchEvent::InitDone) => {
                 self.listed = true;
+                self.context.leader.nodes().policies_listed();
+                self.context.leader.wake();
                 self.write_all().await;
             }
             Err(error) => tracing::warn!(%error, "watching ComputeNodes; trying again"),

@@ -6,7 +6,7 @@
 use crate::blobs::BlobError;
 use crate::edge::session;
 use crate::leader::{Leader, SubmitError};
-use nightshift_state::{Command, Effect};
+use nightshift_state::{Command, Effect, Rejection};
 use nightshift_types::{AttemptId, Bytes, Digest, InputRef, NodeId, TokenId};
 use nightshift_wire::proto::agent_server::Agent;
 use nightshift_wire::{CHUNK, convert, pki, proto, token};
@@ -17,8 +17,11 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-/// Where results of running attempts wait until their success is committed.
-pub const STAGING: &str = "_staging";
+/// The grant under which a running attempt's large result waits until its success is committed: nobody else's.
+pub fn staging(attempt: &AttemptId) -> String {
+    format!("_staging.{}", attempt.to_string().replace('/', "."))
+}
+
 /// Largest result of one task.
 const MAX_RESULT: Bytes = Bytes::gibi(4);
 /// Joins at once: each signs a certificate, and anybody may try.
@@ -77,12 +80,19 @@ impl Edge {
         let secret_hash = token::hash_secret(&request.token_secret);
         let key_hash = pki::csr_key_hash(&request.csr_pem).map_err(|e| Status::invalid_argument(e.to_string()))?;
         let wanted = node_name(&request.node_name);
-        let node = {
-            let state = self.leader.state().await;
-            unique(wanted, |name| state.node(name).is_some())
-        };
-        let command = Command::SpendToken { id, secret_hash, key_hash, node };
-        match self.leader.submit(command).await {
+        // Between choosing a name and the commit another machine may take it: then the next one is tried.
+        let mut answer = Err(SubmitError::Stopped);
+        for _ in 0..MAX_JOINS {
+            let node = {
+                let state = self.leader.state().await;
+                unique(wanted.clone(), |name| state.node(name).is_some())
+            };
+            answer = self.leader.submit(Command::SpendToken { id: id.clone(), secret_hash, key_hash, node }).await;
+            if !matches!(answer, Err(SubmitError::Rejected(Rejection::NodeTaken(_)))) {
+                break;
+            }
+        }
+        match answer {
             Ok(effects) => joined(&effects).ok_or_else(refused),
             Err(SubmitError::Rejected(why)) => {
                 tracing::info!(%why, "join refused");
@@ -212,6 +222,8 @@ impl Agent for Edge {
         let attempt = convert::attempt(&first.attempt).map_err(invalid)?;
         let running = self.leader.state().await.current(&attempt).map(|running| running.node.clone());
         if running.as_ref() != Some(&node) {
+            // The agent would try for ever, and keep what nobody wants.
+            self.leader.forget_attempt(&node, &attempt);
             return Err(Status::failed_precondition(format!("{attempt} is not a current attempt of this node")));
         }
         let blobs = self.leader.blobs();
@@ -222,7 +234,9 @@ impl Agent for Edge {
             writer.write(&chunk.data).await.map_err(storage)?;
             next = chunks.message().await?;
         }
-        let blob = blobs.finish(writer, STAGING, None).await.map_err(storage)?;
+        let place = staging(&attempt);
+        blobs.revoke_all(&place).await.map_err(storage)?;
+        let blob = blobs.finish(writer, &place, None).await.map_err(storage)?;
         Ok(Response::new(proto::PutResultResponse { blob: Some((&blob).into()) }))
     }
 

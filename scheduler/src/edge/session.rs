@@ -3,7 +3,7 @@
 //! in → frames of at most 64 KiB · out → commands to the leader, soft state of the node · invariant: an outcome is
 //! acknowledged only after its commit; a malformed frame ends this session and nothing else.
 
-use crate::edge::service::{STAGING, stopped};
+use crate::edge::service::{staging, stopped};
 use crate::leader::{Leader, SubmitError};
 use crate::nodes::{Announced, Resident, SessionKey};
 use nightshift_placement::Unavailable;
@@ -15,13 +15,16 @@ use nightshift_wire::proto::agent_message::Kind as Up;
 use nightshift_wire::proto::scheduler_message::Kind as Down;
 use nightshift_wire::{CAPABILITIES, MAX_CONTROL_FRAME, WireError, proto};
 use prost::Message;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 /// Frames waiting for a slow agent; beyond it its session is closed, so that it slows nobody else.
 const QUEUE: usize = 256;
+/// Outcomes and refusals of one session under way at once.
+const UNDER_WAY: usize = 64;
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
 
 /// Waits for the hello, answers it, and serves the session in a task of its own.
@@ -35,6 +38,7 @@ pub async fn open(
     let Some(Up::Hello(hello)) = first.and_then(|message| message.kind) else {
         return Err(Status::invalid_argument("a session begins with a hello"));
     };
+    let resident = resident(&hello.models).map_err(|e| Status::invalid_argument(format!("hello.{e}")))?;
     let (sender, receiver) = mpsc::channel(QUEUE);
     let announced = announced(&hello).map_err(|e| Status::invalid_argument(format!("hello.{e}")))?;
     let listed = attempts(&hello.attempts).map_err(|e| Status::invalid_argument(format!("hello.{e}")))?;
@@ -44,7 +48,6 @@ pub async fn open(
     let _ = sender.try_send(Ok(proto::SchedulerMessage { kind: Some(Down::Welcome(welcome)) }));
     let key = leader.nodes().connect(&node, announced, sender, now);
     let key = key.ok_or_else(|| Status::already_exists("a newer session of this node is open"))?;
-    let resident = resident(&hello.models).map_err(|e| Status::invalid_argument(format!("hello.{e}")))?;
     leader.nodes().heartbeat(&key, resident, unavailable(hello.availability.as_ref()), 0, now);
     tracing::info!(%node, version = %convert::clip(&hello.agent_version), "session opened");
     leader.reconcile_attempts(&node, &listed).await;
@@ -54,6 +57,7 @@ pub async fn open(
 }
 
 async fn serve(leader: Leader, key: SessionKey, mut frames: Streaming<proto::AgentMessage>) {
+    let turns = Arc::new(Semaphore::new(UNDER_WAY));
     let end = loop {
         let frame = match frames.message().await {
             Ok(Some(frame)) => frame,
@@ -70,7 +74,7 @@ async fn serve(leader: Leader, key: SessionKey, mut frames: Streaming<proto::Age
             )));
         }
         leader.nodes().heard(&key, leader.now());
-        if let Err(error) = handle(&leader, &key, frame).await {
+        if let Err(error) = handle(&leader, &key, &turns, frame).await {
             break Some(Status::invalid_argument(error.to_string()));
         }
     };
@@ -80,18 +84,30 @@ async fn serve(leader: Leader, key: SessionKey, mut frames: Streaming<proto::Age
     leader.session_changed(&key.node);
 }
 
-async fn handle(leader: &Leader, key: &SessionKey, frame: proto::AgentMessage) -> Result<(), WireError> {
+async fn handle(
+    leader: &Leader,
+    key: &SessionKey,
+    turns: &Arc<Semaphore>,
+    frame: proto::AgentMessage,
+) -> Result<(), WireError> {
     match frame.kind {
         Some(Up::Heartbeat(beat)) => {
             let resident = resident(&beat.models)?;
             let unavailable = unavailable(beat.availability.as_ref());
-            leader.nodes().heartbeat(key, resident, unavailable, beat.pong, leader.now());
-            leader.wake();
+            listed("running", &beat.running)?;
+            let named = beat.running.into_iter().map(|running| running.attempt).collect();
+            if leader.nodes().heartbeat(key, resident, unavailable, beat.pong, leader.now()) {
+                leader.session_changed(&key.node);
+            }
+            leader.redeliver(&key.node, &named).await;
         }
         Some(Up::Outcome(outcome)) => {
             let report = convert::report(&outcome)?;
-            // Outcomes wait for a commit; the next frame is read meanwhile.
-            tokio::spawn(settle(leader.clone(), key.node.clone(), report));
+            // Outcomes wait for a commit; the next frame is read meanwhile. One too many is dropped: it was not
+            // acknowledged, so the agent sends it again.
+            if let Ok(turn) = turns.clone().try_acquire_owned() {
+                tokio::spawn(settle(leader.clone(), key.node.clone(), report, turn));
+            }
         }
         Some(Up::Refusal(refusal)) => {
             let attempt = convert::attempt(&refusal.attempt)?;
@@ -99,8 +115,8 @@ async fn handle(leader: &Leader, key: &SessionKey, frame: proto::AgentMessage) -
             leader.nodes().park(&key.node, leader.now());
             let message = convert::clip(&refusal.message);
             let command = Command::Refuse { node: key.node.clone(), attempt, message };
-            if let Err(SubmitError::Rejected(why)) = leader.submit(command).await {
-                tracing::debug!(%why, "refusal dropped");
+            if let Ok(turn) = turns.clone().try_acquire_owned() {
+                tokio::spawn(refuse(leader.clone(), command, turn));
             }
         }
         Some(Up::Offer(offer)) => {
@@ -115,17 +131,27 @@ async fn handle(leader: &Leader, key: &SessionKey, frame: proto::AgentMessage) -
 }
 
 /// Commits one outcome, then acknowledges it. On a fault nothing is acknowledged, and the agent sends it again.
-async fn settle(leader: Leader, node: NodeId, report: Report) {
+async fn settle(leader: Leader, node: NodeId, report: Report, _turn: OwnedSemaphorePermit) {
     let attempt = report.attempt.clone();
     if let Err(status) = commit(&leader, &node, report).await {
         tracing::warn!(%node, %attempt, error = status.message(), "outcome not settled yet");
     }
 }
 
+async fn refuse(leader: Leader, command: Command, _turn: OwnedSemaphorePermit) {
+    if let Err(SubmitError::Rejected(why)) = leader.submit(command).await {
+        tracing::debug!(%why, "refusal dropped");
+    }
+}
+
 async fn commit(leader: &Leader, node: &NodeId, report: Report) -> Result<(), Status> {
     let Report { attempt, result, timings: t, .. } = report;
     let outcome = match result {
-        Ok(output) => Outcome::Success(output_ref(leader, &attempt, output).await?),
+        // Of an attempt that is not current, or not this node's, nothing is stored; the decision drops it.
+        Ok(output) => match current_namespace(leader, node, &attempt).await {
+            Some(namespace) => Outcome::Success(output_ref(leader, &namespace, &attempt, output).await?),
+            None => Outcome::Success(OutputRef { body: OutputBody::Inline(Vec::new()), content_type: String::new() }),
+        },
         Err((reason, message)) => Outcome::Failure { reason, message },
     };
     let timings = Timings {
@@ -142,7 +168,6 @@ async fn commit(leader: &Leader, node: &NodeId, report: Report) -> Result<(), St
         // Nothing a repeat could change: the agent may forget it.
         Err(SubmitError::Rejected(why)) => {
             tracing::info!(%node, %why, "outcome dropped");
-            leader.metrics().reports_dropped.inc();
             leader.nodes().send(node, Down::Ack(proto::Ack { attempt: id }));
             Ok(())
         }
@@ -150,24 +175,32 @@ async fn commit(leader: &Leader, node: &NodeId, report: Report) -> Result<(), St
     }
 }
 
-/// Where the journal says the result is: itself for small ones, else a blob of the job's namespace.
-async fn output_ref(leader: &Leader, attempt: &AttemptId, output: convert::Output) -> Result<OutputRef, Status> {
+/// The namespace of an attempt's job, if the attempt is current and this node's.
+async fn current_namespace(leader: &Leader, node: &NodeId, attempt: &AttemptId) -> Option<String> {
     let state = leader.state().await;
-    let namespace = state.job(&attempt.task.job).map(|job| job.spec.namespace.clone());
-    drop(state);
-    // Of a job that is gone the report is dropped by the decision; it needs no place.
-    let namespace = namespace.unwrap_or_else(|| STAGING.into());
+    state.current(attempt).filter(|running| running.node == *node)?;
+    state.job(&attempt.task.job).map(|job| job.spec.namespace.clone())
+}
+
+/// Where the journal says the result is: itself for small ones, else a blob of the job's namespace.
+async fn output_ref(
+    leader: &Leader,
+    namespace: &str,
+    attempt: &AttemptId,
+    output: convert::Output,
+) -> Result<OutputRef, Status> {
     let internal = |error: crate::blobs::BlobError| Status::internal(error.to_string());
     let body = match output.place {
         OutputPlace::Inline(bytes) if bytes.len() <= MAX_INLINE_OUTPUT => OutputBody::Inline(bytes),
         OutputPlace::Inline(bytes) => {
-            let blob = leader.blobs().put(&namespace, &bytes).await.map_err(internal)?;
+            let blob = leader.blobs().put(namespace, &bytes).await.map_err(internal)?;
             OutputBody::Blob { digest: blob.digest, size: blob.size }
         }
         OutputPlace::Blob(claimed) => {
-            let staged = leader.blobs().stat(STAGING, &claimed.digest).await;
+            let staged = leader.blobs().granted(&staging(attempt), &claimed.digest).await;
             let staged = staged.ok_or_else(|| Status::failed_precondition("the result was not put"))?;
-            leader.blobs().grant(&namespace, &staged.digest).await.map_err(internal)?;
+            leader.blobs().grant(namespace, &staged.digest).await.map_err(internal)?;
+            leader.blobs().revoke_all(&staging(attempt)).await.map_err(internal)?;
             OutputBody::Blob { digest: staged.digest, size: staged.size }
         }
     };

@@ -95,7 +95,6 @@ pub(super) fn forget(state: &State, id: &JobId) -> Decision {
         return Decision::default();
     }
     let mut decision = end(state, id, JobResult::Cancelled { message: "its custom resource is gone".into() });
-    decision.effects.retain(|effect| !matches!(effect, Effect::JobChanged { .. }));
     decision.events.push(Event::JobForgotten { job: id.clone() });
     decision
 }
