@@ -5,8 +5,8 @@ use clap::{Parser, Subcommand};
 
 const EXAMPLES: &str = "\
 Begin:
-  nightshift up                                  # a whole pool on this machine; another terminal for the rest
-  nightshift push .deps/models/silero_vad.jit
+  nightshift up                                  # a whole pool on this machine
+  nightshift push .deps/models/silero_vad.jit    # in another terminal, as the rest
   kubectl apply -f examples/voice/
   nightshift explain job/voice
 

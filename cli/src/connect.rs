@@ -8,6 +8,9 @@ use clap::Args;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use std::path::{Path, PathBuf};
 
+const UNREADABLE: &str =
+    "$KUBECONFIG cannot be used: `nightshift up` writes that file and names it, or unset KUBECONFIG";
+
 /// Flags of every command that talks to a pool.
 #[derive(Args, Debug, Clone, Default)]
 #[command(next_help_heading = "Which pool")]
@@ -79,7 +82,7 @@ impl Connection {
             return Ok((read(path)?, Some(path.clone())));
         }
         if self.data_dir.is_none()
-            && let Some(config) = Kubeconfig::from_env().context("cannot read the files of $KUBECONFIG")?
+            && let Some(config) = Kubeconfig::from_env().context(UNREADABLE)?
         {
             return Ok((config, first_in_environment()));
         }

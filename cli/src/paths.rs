@@ -3,8 +3,8 @@
 use anyhow::Context;
 use std::path::{Path, PathBuf};
 
-/// Environment variable that names the data dir.
-pub const DATA_DIR_ENV: &str = "NIGHTSHIFT_DATA_DIR";
+/// Environment variable that names the data dir. Not the agent's NIGHTSHIFT_DATA_DIR: an agent's is another folder.
+pub const DATA_DIR_ENV: &str = "NIGHTSHIFT_HOME";
 
 /// A data dir and the names in it that several commands know.
 #[derive(Debug, Clone, PartialEq, Eq)]

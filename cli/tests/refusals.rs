@@ -124,12 +124,13 @@ fn run_says_what_it_lacks_and_cleans_up() {
     let text = said(&["explain", "nope"], 1);
     assert!(text.contains("\"nope\" not found"), "{text}");
 
-    // A model that never becomes ready: its job waits, until the time is over or somebody presses Ctrl-C.
+    // A model whose file nobody has pushed: its job waits, until the time is over or somebody presses Ctrl-C.
     let manifest = voice_model();
     let away = manifest.replace("name: silero-vad", "name: away");
     let old_uri = away.lines().find(|line| line.trim_start().starts_with("uri: ")).unwrap();
     let missing = WRONG.replace("sha256:", "store://sha256/");
-    pool.apply_text("away", &away.replace(old_uri, &format!("    uri: {missing}")));
+    let away = away.replace(old_uri, &format!("    uri: {missing}"));
+    pool.apply_text("away", &away.replace(digest_line(&manifest), &format!("  digest: {WRONG}")));
     let text = said(&["run", "--model", "away", "--text", "x", "--timeout", "2s"], 4);
     assert!(text.contains("did not end within 2.0s") && text.contains("ModelNotReady"), "{text}");
     assert_eq!(pool.kubectl_ok(&["get", "inferencejobs", "-o", "name"]), "");

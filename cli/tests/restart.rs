@@ -7,7 +7,7 @@ use nightshift_state::{EmbeddedJournal, Event, Journal};
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-const TASKS: usize = 1500;
+const TASKS: usize = 400;
 
 /// The voice model with a sound as JSON, so that a line of a file is a task.
 fn json_model() -> String {
@@ -42,7 +42,7 @@ fn a_killed_pool_completes_its_batch_and_settles_it_once() {
     pool.apply_text("model", &json_model());
     pool.apply_text("job", &manifest);
     let done = |pool: &Pool| pool.get("inferencejob/batch")["status"]["succeeded"].as_u64().unwrap_or(0);
-    until("the batch is in its middle", || (done(&pool) >= 40).then_some(()));
+    until("the batch is in its middle", || (done(&pool) >= 20).then_some(()));
     let agent = pool.agent_pid().expect("the agent's process");
     pool.kill();
     until("the agent ends with it", || (!common::is_alive(agent)).then_some(()));

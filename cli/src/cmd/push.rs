@@ -115,7 +115,7 @@ impl Drop for Bar {
 
 fn bar_text(name: &str, done: u64, total: u64) -> String {
     const WIDTH: u64 = 24;
-    let share = |of: u64| if total == 0 { of } else { (done.min(total) * of) / total };
+    let share = |of: u64| (done.min(total) * of).checked_div(total).unwrap_or(of);
     let filled = share(WIDTH) as usize;
     let bar = format!("{}{}", "=".repeat(filled), " ".repeat(WIDTH as usize - filled));
     format!("{name} [{bar}] {:>3}% of {:<9}", share(100), output::bytes(total))

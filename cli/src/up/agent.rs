@@ -126,6 +126,10 @@ impl Plan {
             .args(["run", "--exit-with-parent", "--server", &self.server])
             .arg("--data-dir")
             .arg(self.data_dir.agent());
+        // What the user's environment says of another agent is not for this one.
+        for variable in ["NIGHTSHIFT_JOIN_TOKEN", "NIGHTSHIFT_JOIN_FILE"] {
+            command.env_remove(variable);
+        }
         if with_token || !self.identity().exists() {
             let (owner, tier) = (OWNER.into(), TrustTier::Operator.to_string());
             let request = TokenRequest { owner, tier, ttl_seconds: TOKEN_LIFE.as_secs() };

@@ -34,9 +34,10 @@ use tokio_util::sync::CancellationToken;
 const EXAMPLES: &str = "\
 Examples:
   nightshift up
-  nightshift up --seed .deps/models                       # every file there becomes a blob any namespace may use
-  nightshift up --agents-listen 0.0.0.0:7444              # other machines may join: `nightshift token create`
-  nightshift up --data-dir /tmp/try --api-listen 127.0.0.1:0 --agents-listen 127.0.0.1:0 --http-listen 127.0.0.1:0
+  nightshift up --seed .deps/models/silero_vad.jit  # a model that every namespace may use
+  nightshift up --agents-listen 0.0.0.0:7444        # other machines may join
+  nightshift up --data-dir /tmp/try --api-listen 127.0.0.1:0 \\
+    --agents-listen 127.0.0.1:0 --http-listen 127.0.0.1:0
 
 Ctrl-C stops it in order; the data dir keeps jobs, models and points for the next start.";
 

@@ -32,16 +32,15 @@ pub fn example(name: &str) -> PathBuf {
     repository().join("examples").join(name)
 }
 
-/// kubectl: `KUBECTL`, else the one in PATH, else the one `make deps` fetched.
+/// kubectl: `KUBECTL`, else the one `make deps` fetched because PATH had none or an old one, else PATH's.
 pub fn kubectl_program() -> PathBuf {
     if let Some(path) = std::env::var_os("KUBECTL") {
         return path.into();
     }
-    let folders = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect::<Vec<_>>();
-    let found = folders.iter().map(|folder| folder.join("kubectl")).find(|path| path.exists());
-    let found = found.unwrap_or_else(|| repository().join(".deps/bin/kubectl"));
-    assert!(found.exists(), "kubectl is missing: `make deps` fetches it, or set KUBECTL");
-    found
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::iter::once(repository().join(".deps/bin")).chain(std::env::split_paths(&path));
+    let found = folders.map(|folder| folder.join("kubectl")).find(|path| path.exists());
+    found.expect("kubectl is missing: `make deps` fetches it, or set KUBECTL")
 }
 
 /// Waits until `look` gives something.
@@ -137,7 +136,7 @@ impl Home {
     pub fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nightshift"));
         self.environment(&mut command);
-        command.env("NIGHTSHIFT_DATA_DIR", self.data());
+        command.env("NIGHTSHIFT_HOME", self.data());
         command
     }
 

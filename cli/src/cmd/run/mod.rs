@@ -23,8 +23,8 @@ const EXAMPLES: &str = "\
 Examples:
   nightshift run --model silero-vad --input speech.wav
   nightshift run --model silero-vad --input speech.wav --param threshold=0.6 -o json
-  nightshift run --model sentiment --text 'I like it.' --timeout 5m
-  sox in.mp3 -t wav - | nightshift run --model silero-vad --input -";
+  nightshift run --model adder --text '[[1, 2], [3, 4]]' --timeout 5m
+  cat speech.wav | nightshift run --model silero-vad --input -";
 
 /// Longest time for deleting the job at the end.
 const CLEANUP: Duration = Duration::from_secs(5);
@@ -36,7 +36,7 @@ pub struct Args {
     /// Name of the ModelArtifact
     #[arg(short, long, value_name = "NAME", value_parser = parse::object_name)]
     model: String,
-    /// A file, - for stdin, or text of more than one word
+    /// A file, - for stdin, or text; one word that looks like a file's name is never text
     #[arg(short, long, value_name = "FILE|-|TEXT", required_unless_present = "text")]
     input: Option<String>,
     /// Text, never a file's name
@@ -126,11 +126,11 @@ async fn to_its_end(
     let ended = tokio::time::timeout(args.timeout, follower.follow(watch)).await;
     let Ok(ended) = ended else {
         let why = match follower.state() {
-            "" => String::new(),
-            state => format!(" (it is {state})"),
+            "" | "Pending" => "wait longer with --timeout".to_string(),
+            state if state.starts_with("Running") => format!("it is {state}: wait longer with --timeout"),
+            state => format!("it is {state}"),
         };
-        let text =
-            format!("job/{name} did not end within {}{why}: wait longer with --timeout", output::took(args.timeout));
+        let text = format!("job/{name} did not end within {}: {why}", output::took(args.timeout));
         return Err(Coded::error(exit::TIMED_OUT, text));
     };
     match ended.with_context(|| format!("job/{name}"))? {
