@@ -2,11 +2,11 @@
 # Puts what a fresh Debian 12 or macOS machine lacks for building and testing Nightshift under .deps/.
 #
 #   scripts/deps.sh             everything that is missing; a second run downloads nothing
-#   scripts/deps.sh ITEM...     only these: compiler rust libtorch protoc kubectl etcd models
+#   scripts/deps.sh ITEM...     only these: compiler rust libtorch protoc kubectl models etcd espeak
 #   scripts/deps.sh --check     say what is missing, install nothing; exit 1 if something is
 #
 # Leaves: .deps/libtorch  .deps/bin/protoc  .deps/include  .deps/bin/etcd  .deps/models/silero_vad.jit, and
-# .deps/bin/kubectl where PATH has none from 1.27 on (so: look there first, then on PATH).
+# .deps/bin/kubectl where PATH has none from 1.29 on (so: look there first, then on PATH).
 # Versions and hashes stand in scripts/deps.lock. Downloads land in .deps/.tmp.PID and move into place at the end, so
 # stopping at any moment does no harm.
 set -euo pipefail
@@ -15,7 +15,7 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 DEPS="$ROOT/.deps"
 LOCK="$ROOT/scripts/deps.lock"
 TMP="$DEPS/.tmp.$$"
-ALL_ITEMS="compiler rust libtorch protoc kubectl etcd models"
+ALL_ITEMS="compiler rust libtorch protoc kubectl models etcd espeak" # the last two are for the tests
 SUMMARY=""
 CHECK_ONLY=""
 MISSING=""
@@ -194,7 +194,7 @@ have_kubectl() {
     return
   fi
   local minor
-  have kubectl && minor=$(kubectl_minor kubectl) && [ "$minor" -ge 27 ] && summary "kubectl 1.$minor (PATH)"
+  have kubectl && minor=$(kubectl_minor kubectl) && [ "$minor" -ge 29 ] && summary "kubectl 1.$minor (PATH)"
 }
 get_kubectl() {
   fetch kubectl
@@ -234,6 +234,18 @@ get_etcd() {
   dpkg-deb -x "$TMP"/etcd/etcd-server_*.deb "$TMP/new-etcd"
   rm -f "$DEPS/bin/etcd"
   mv -f "$TMP/new-etcd/usr/bin/etcd" "$DEPS/bin/etcd"
+}
+
+have_espeak() { have espeak-ng && summary "espeak-ng"; }
+get_espeak() { # the tests speak with it
+  if have brew; then
+    say "brew install espeak-ng (system-wide)"
+    mkdir -p "$TMP"
+    brew install --quiet espeak-ng >"$TMP/brew.log" 2>&1 || die "could not install espeak-ng; type: brew install espeak-ng"
+    return
+  fi
+  [ "$PLATFORM" != macos-arm64 ] || die "espeak-ng is missing (the tests use it) and there is no brew; put it on PATH"
+  apt_install espeak-ng
 }
 
 have_models() { in_place models models/silero_vad.jit && summary "silero_vad $(pinned_version models)"; }
