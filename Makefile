@@ -10,15 +10,16 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-up: deps ## build a release and run a whole pool on this machine; ARGS="…" goes to `nightshift up`
+up: ## build a release and run a whole pool on this machine; ARGS="…" goes to `nightshift up`
+	@scripts/deps.sh compiler rust libtorch protoc kubectl models
 	cargo build --release -p nightshift-cli -p nightshift-agent
 	@exec $(TARGET)/release/nightshift up --seed .deps/models/silero_vad.jit $(ARGS)
 
 test: deps ## format check, build, every test; ends with the counts; ARGS="-p CRATE …" narrows it
 	@scripts/test.sh $(ARGS)
 
-bench: deps ## every benchmark, or one: WHAT=placement|state|api|agent|gateway
-	@if [ -x bench/run ]; then exec bench/run $(WHAT); else echo "bench: there are no benchmarks yet" >&2; exit 1; fi
+bench: deps ## every benchmark, or one: WHAT=placement|state|api|agent
+	@exec bench/run $(WHAT)
 
 fmt: ## format the code
 	cargo fmt --all
