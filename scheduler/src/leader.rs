@@ -3,19 +3,17 @@
 //! in → commands · out → answers, frames to agents, changed jobs: all after their commit · invariant: one append is in
 //! flight; what arrives meanwhile is decided together next (group commit). Readers see committed facts only.
 
+mod turn;
+
 use crate::blobs::BlobStore;
-use crate::cycle;
-use crate::dispatch::{assignment, deadline};
+use crate::dispatch::assignment;
 use crate::metrics::Metrics;
 use crate::models::ModelRegistry;
 use crate::nodes::Nodes;
 use crate::scrape::Scrapes;
 use nightshift_placement::WhyNot;
-use nightshift_state::{
-    Command, Core, Effect, EncodedBatch, Head, JobResult, Journal, JournalError, Outcome, Rejection, State, Submitted,
-    TaskState,
-};
-use nightshift_types::{AttemptId, CellId, Epoch, FailureReason, JobId, Milliseconds, NodeId, Timestamp};
+use nightshift_state::{Command, Core, Effect, JobResult, Journal, JournalError, Rejection, State, TaskState};
+use nightshift_types::{AttemptId, CellId, Epoch, JobId, Milliseconds, NodeId, Timestamp};
 use nightshift_wire::pki::CertificateAuthority;
 use nightshift_wire::proto::{self, scheduler_message::Kind as Down};
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,20 +21,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use thiserror::Error;
 use tokio::sync::{Notify, RwLock, RwLockReadGuard, mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
 
 /// Commands waiting for the leader; beyond it callers wait.
 const QUEUE: usize = 4096;
-/// Commands decided in one batch.
-const MAX_GATHERED: usize = 1024;
-/// Longest time without a look at leases, deadlines and back-off.
-const TICK: Duration = Duration::from_millis(250);
-/// Without news a plan is made again this often: back-offs end by time alone.
-const REPLAN: Duration = Duration::from_millis(500);
 /// An attempt that its agent's heartbeats do not name this long after it was placed is sent again.
 const REDELIVER: Milliseconds = Milliseconds(6_000);
-/// Between two tries of an append that the store did not answer.
-const RETRY: Duration = Duration::from_millis(200);
 
 /// Times the leader keeps to.
 #[derive(Debug, Clone, Copy)]
@@ -357,185 +346,6 @@ impl Shared {
             self.why.lock().unwrap_or_else(PoisonError::into_inner).remove(job);
         }
         self.changed_jobs.add(job.clone());
-    }
-}
-
-impl<J: Journal> Lead<J> {
-    /// Leads until `shutdown`, or until the fence is lost, which ends the process: what was decided since is void.
-    pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), JournalError> {
-        let mut timer = tokio::time::interval(TICK);
-        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        self.shared.metrics.leader.set(1);
-        loop {
-            let mut gathered = Vec::new();
-            let mut news = true;
-            tokio::select! {
-                biased;
-                () = shutdown.cancelled() => break,
-                count = self.asks.recv_many(&mut gathered, MAX_GATHERED) => if count == 0 { break },
-                () = self.shared.wake.notified() => {}
-                _ = timer.tick() => news = self.planned.elapsed() >= REPLAN,
-            }
-            self.turn(gathered, news).await?;
-        }
-        self.shared.metrics.leader.set(0);
-        Ok(())
-    }
-
-    /// Decide, commit, release: the way of everything.
-    #[tracing::instrument(level = "debug", skip_all, fields(asks = gathered.len()))]
-    async fn turn(&mut self, gathered: Vec<Ask>, news: bool) -> Result<(), JournalError> {
-        let started = Instant::now();
-        let shared = self.shared.clone();
-        let now = clock();
-        let mut core = shared.core.write().await;
-        let mut answered = Vec::new();
-        for Ask { command, reply } in gathered {
-            count(&shared.metrics, core.state(), &command);
-            match core.submit(command, now) {
-                Ok(submitted) => answered.push((Some(reply), submitted)),
-                Err(rejection) => drop(reply.send(Err(rejection))),
-            }
-        }
-        for command in timed(core.state(), &shared, now) {
-            count(&shared.metrics, core.state(), &command);
-            answered.extend(core.submit(command, now).ok().map(|submitted| (None, submitted)));
-        }
-        if news {
-            self.planned = started;
-            answered.extend(place(&mut core, &shared, now).map(|submitted| (None, submitted)));
-        }
-        let mut committed = false;
-        while let Some(batch) = core.take_batch() {
-            committed |= append(&mut self.journal, &batch, &shared.metrics).await.map(|_| true)?;
-        }
-        if committed {
-            shared.metrics.cycle_seconds.observe(started.elapsed().as_secs_f64());
-        }
-        gauge(&shared.metrics, core.state());
-        let core = core.downgrade();
-        answer(&shared, core.state(), self.journal.head(), answered);
-        Ok(())
-    }
-}
-
-/// Appends until the batch is durable; a store that does not answer is asked again for as long as the fence holds.
-async fn append<J: Journal>(journal: &mut J, batch: &EncodedBatch, metrics: &Metrics) -> Result<Head, JournalError> {
-    let started = Instant::now();
-    loop {
-        match journal.append(batch).await {
-            Ok(head) => {
-                metrics.append_seconds.observe(started.elapsed().as_secs_f64());
-                metrics.events.inc();
-                return Ok(head);
-            }
-            Err(error) if error.retryable() => {
-                tracing::warn!(%error, "the journal does not answer; nothing new is placed until it does");
-                tokio::time::sleep(RETRY).await;
-            }
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-type Answered = (Option<oneshot::Sender<Result<Vec<Effect>, Rejection>>>, Submitted);
-
-fn answer(shared: &Shared, state: &State, head: Head, answered: Vec<Answered>) {
-    for (reply, submitted) in answered {
-        // Every batch taken was appended, so nothing can be left unreleased.
-        let Ok(effects) = submitted.release(&head) else {
-            tracing::error!("an effect was not released: its batch is not in the journal");
-            continue;
-        };
-        shared.release(state, &effects);
-        if let Some(reply) = reply {
-            let _ = reply.send(Ok(effects));
-        }
-    }
-}
-
-/// What time alone asks for: leases that ran out, attempts and jobs beyond their deadlines.
-fn timed(state: &State, shared: &Shared, now: Timestamp) -> Vec<Command> {
-    let lease = shared.lease();
-    let mut lost: BTreeMap<&NodeId, (Vec<AttemptId>, bool)> = BTreeMap::new();
-    for running in state.running() {
-        let heard = shared.nodes.last_heard(&running.node).unwrap_or_default();
-        // Each attempt has one whole lease, also on a node that was silent when it was placed.
-        let since = heard.max(state.leader_since()).max(running.placed_at);
-        let silent = now.since(since).0 > lease.0;
-        let limit = state.job(&running.attempt.task.job).map(|job| deadline(&job.spec).0.saturating_add(lease.0));
-        let begun = running.placed_at.max(state.leader_since());
-        if silent || limit.is_some_and(|limit| now.since(begun).0 > limit) {
-            let entry = lost.entry(&running.node).or_default();
-            entry.0.push(running.attempt.clone());
-            entry.1 |= silent;
-        }
-    }
-    let lose = |(node, (attempts, silent)): (&NodeId, (Vec<AttemptId>, bool))| {
-        let message = if silent {
-            format!("node {node} was silent for more than {} s", lease.0 / 1000)
-        } else {
-            format!("node {node} did not end the attempt by its deadline")
-        };
-        Command::LoseAttempts { node: node.clone(), attempts: Some(attempts), message }
-    };
-    let mut commands: Vec<Command> = lost.into_iter().map(lose).collect();
-    commands.push(Command::ExpireDeadlines);
-    commands
-}
-
-/// Plans, and hands the plan to the core: a placement that lost a race is declined there and planned again.
-fn place(core: &mut Core, shared: &Shared, now: Timestamp) -> Option<Submitted> {
-    if core.state().waiting_count() == 0 {
-        shared.metrics.unschedulable.set(0);
-        return None;
-    }
-    let refused: BTreeSet<JobId> = shared.why.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
-    let decided = cycle::decide(core.state(), &shared.nodes, now, shared.lease(), &refused);
-    note_verdicts(shared, decided.verdicts);
-    if decided.placements.is_empty() {
-        return None;
-    }
-    // There may be more to place: the request limit was reached, or a job that fits again showed one task only.
-    let more = decided.placements.len() >= cycle::MAX_REQUESTS
-        || decided.placements.iter().any(|placement| refused.contains(&placement.task.job));
-    let submitted = core.submit(Command::Place(decided.placements), now).ok()?;
-    if more || !submitted.declined().is_empty() {
-        shared.wake.notify_one();
-    }
-    Some(submitted)
-}
-
-fn note_verdicts(shared: &Shared, verdicts: BTreeMap<JobId, Option<WhyNot>>) {
-    let mut why = shared.why.lock().unwrap_or_else(PoisonError::into_inner);
-    for (job, verdict) in verdicts {
-        let changed = match verdict {
-            Some(verdict) => why.insert(job.clone(), verdict.clone()).as_ref() != Some(&verdict),
-            None => why.remove(&job).is_some(),
-        };
-        if changed {
-            shared.changed_jobs.add(job);
-        }
-    }
-    shared.metrics.unschedulable.set(why.len() as i64);
-}
-
-fn gauge(metrics: &Metrics, state: &State) {
-    metrics.tasks.with_label_values(&["waiting"]).set(state.waiting_count() as i64);
-    metrics.tasks.with_label_values(&["running"]).set(state.running().count() as i64);
-}
-
-/// Counts attempts that end without a result, and reports that come too late.
-fn count(metrics: &Metrics, state: &State, command: &Command) {
-    let failed = |reason: FailureReason, n: usize| {
-        metrics.attempts.with_label_values(&[reason.as_str()]).inc_by(n as u64);
-    };
-    match command {
-        Command::Report { attempt, .. } if state.current(attempt).is_none() => metrics.reports_dropped.inc(),
-        Command::Report { outcome: Outcome::Failure { reason, .. }, .. } => failed(*reason, 1),
-        Command::Refuse { attempt, .. } if state.current(attempt).is_some() => failed(FailureReason::Refused, 1),
-        Command::LoseAttempts { attempts: Some(attempts), .. } => failed(FailureReason::NodeLost, attempts.len()),
-        _ => {}
     }
 }
 
