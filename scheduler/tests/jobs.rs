@@ -129,9 +129,10 @@ async fn a_silent_node_gets_nothing_new_until_it_speaks() {
     plane.apply_job("j", &["[1]"], json!({})).await;
     let first = session.assignment().await.unwrap().attempt;
     // Its connection is up and it says nothing: a suspended laptop. The attempt is lost once, and not placed there again.
-    let status = plane.status("j", "waits", |s| s.active == Some(0) && s.failed == Some(1)).await;
-    assert_eq!(status.state, Some(JobState::Pending));
-    assert_eq!(reason(&status, "Admitted"), Some(("False", "WaitingForCapacity")));
+    let waits =
+        |s: &nightshift_crds::InferenceJobStatus| reason(s, "Admitted") == Some(("False", "WaitingForCapacity"));
+    let status = plane.status("j", "waits for a node", waits).await;
+    assert_eq!((status.active, status.failed, status.state), (Some(0), Some(1), Some(JobState::Pending)));
     session.keep_alive();
     let second = session.assignment().await.unwrap().attempt;
     assert_ne!(first, second);

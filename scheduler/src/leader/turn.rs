@@ -67,7 +67,8 @@ impl<J: Journal> Lead<J> {
             count(&shared.metrics, core.state(), &command);
             answered.extend(core.submit(command, now).ok().map(|submitted| (None, submitted)));
         }
-        if news {
+        // A lost lease or a passed deadline is news too.
+        if news || core.backlog() > 0 {
             self.planned = started;
             answered.extend(place(&mut core, &shared, now).map(|submitted| (None, submitted)));
         }
