@@ -35,9 +35,12 @@ fn the_example_gives_sileros_own_answer_and_survives_a_restart() {
     let raw: Value = serde_json::from_str(&pool.cli_ok(&["results", "voice", "-o", "raw"])).unwrap();
     assert_eq!(raw, expected());
     let cost = job["status"]["cost"].as_str().unwrap().to_string();
-    let nodes: Value = serde_json::from_str(&pool.cli_ok(&["nodes", "-o", "json"])).unwrap();
-    assert_eq!(nodes.as_array().unwrap().len(), 1);
-    assert_eq!((nodes[0]["ready"].as_str(), nodes[0]["earned"].as_str()), (Some("True"), Some(cost.as_str())));
+    // Written to the node soon after the job, not with it.
+    let nodes = until("the node shows what it earned", || {
+        let nodes: Value = serde_json::from_str(&pool.cli_ok(&["nodes", "-o", "json"])).unwrap();
+        (nodes[0]["earned"].as_str() == Some(cost.as_str())).then_some(nodes)
+    });
+    assert_eq!((nodes.as_array().unwrap().len(), nodes[0]["ready"].as_str()), (1, Some("True")));
     let status = pool.cli_ok(&["status"]);
     assert!(status.contains("1 ready of 1") && status.contains("1 Complete"), "{status}");
     pool.stop();
