@@ -4,7 +4,7 @@
 mod common;
 
 use common::sound::{by_python, pairs, raw_model, segments, speak};
-use common::{Home, Pool, condition, example, repository};
+use common::{Home, Pool, condition, example, repository, until};
 use serde_json::Value;
 
 fn expected() -> Value {
