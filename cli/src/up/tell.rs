@@ -12,12 +12,13 @@ use std::time::Instant;
 pub struct Teller {
     started: Instant,
     was_ready: bool,
+    last_words: Vec<String>,
 }
 
 impl Teller {
     /// The clock starts.
     pub fn begin() -> Self {
-        Self { started: Instant::now(), was_ready: false }
+        Self { started: Instant::now(), was_ready: false, last_words: Vec::new() }
     }
 
     fn line(&self, text: &str) {
@@ -46,14 +47,18 @@ impl Teller {
         }
     }
 
-    /// The agent died.
-    pub fn agent(&self, news: News, data_dir: &DataDir) {
+    /// The agent died. Its last words are repeated only when they are others than before.
+    pub fn agent(&mut self, news: News, data_dir: &DataDir) {
         let News::Died { how, lines, again_in } = news;
         eprintln!("warning: the agent died: {how}; it is started again in {}", output::took(again_in));
-        for line in lines {
+        if self.last_words == lines && !lines.is_empty() {
+            return;
+        }
+        for line in &lines {
             eprintln!("  | {line}");
         }
         eprintln!("  log: {}", data_dir.logs().join("agent.log").display());
+        self.last_words = lines;
     }
 
     /// Still no node.
