@@ -274,11 +274,6 @@ impl Leader {
             self.shared.dispatch(&state, &running.attempt);
         }
     }
-
-    /// The lease of an attempt.
-    pub fn lease(&self) -> Milliseconds {
-        self.shared.lease()
-    }
 }
 
 impl Shared {
