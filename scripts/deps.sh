@@ -2,11 +2,11 @@
 # Puts what a fresh Debian 12 or macOS machine lacks for building and testing Nightshift under .deps/.
 #
 #   scripts/deps.sh             everything that is missing; a second run downloads nothing
-#   scripts/deps.sh ITEM...     only these: compiler rust libtorch protoc kubectl models etcd espeak
+#   scripts/deps.sh ITEM...     only these: compiler rust libtorch protoc kubectl models etcd prometheus espeak
 #   scripts/deps.sh --check     say what is missing, install nothing; exit 1 if something is
 #
-# Leaves: .deps/libtorch  .deps/bin/protoc  .deps/include  .deps/bin/etcd  .deps/models/silero_vad.jit, and
-# .deps/bin/kubectl where PATH has none from 1.29 on (so: look there first, then on PATH).
+# Leaves: .deps/libtorch  .deps/bin/protoc  .deps/include  .deps/bin/{etcd,prometheus,promtool}
+# .deps/models/silero_vad.jit, and .deps/bin/kubectl where PATH has none from 1.29 on (so: look there first, then on PATH).
 # Versions and hashes stand in scripts/deps.lock. Downloads land in .deps/.tmp.PID and move into place at the end, so
 # stopping at any moment does no harm.
 set -euo pipefail
@@ -15,7 +15,7 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 DEPS="$ROOT/.deps"
 LOCK="$ROOT/scripts/deps.lock"
 TMP="$DEPS/.tmp.$$"
-ALL_ITEMS="compiler rust libtorch protoc kubectl models etcd espeak" # the last two are for the tests
+ALL_ITEMS="compiler rust libtorch protoc kubectl models etcd prometheus espeak" # the last three are for the tests
 SUMMARY=""
 CHECK_ONLY=""
 MISSING=""
@@ -204,37 +204,42 @@ get_kubectl() {
   mv -f "$TMP/new-kubectl/kubectl" "$DEPS/bin/kubectl"
 }
 
-have_etcd() { [ -x "$DEPS/bin/etcd" ] && summary "etcd"; }
-get_etcd() {
-  mkdir -p "$DEPS/bin" "$TMP"
-  local found
-  if found=$(command -v etcd); then
-    ln -sfn "$found" "$DEPS/bin/etcd"
+# get_program NAME PACKAGE: a program the tests use, from PATH, brew, or the distribution's package.
+get_program() {
+  local name=$1 package=$2 found
+  mkdir -p "$DEPS/bin" "$TMP/$package"
+  if found=$(command -v "$name"); then
+    ln -sfn "$found" "$DEPS/bin/$name"
     return
   fi
   if have brew; then
-    say "brew install etcd (system-wide)"
-    brew install --quiet etcd >"$TMP/brew.log" 2>&1 || die "could not install etcd; type: brew install etcd"
-    ln -sfn "$(command -v etcd)" "$DEPS/bin/etcd"
+    say "brew install $name (system-wide)"
+    brew install --quiet "$name" >"$TMP/brew.log" 2>&1 || die "could not install $name; type: brew install $name"
+    ln -sfn "$(command -v "$name")" "$DEPS/bin/$name"
     return
   fi
-  [ "$PLATFORM" != macos-arm64 ] || die "etcd is missing (the tests use it) and there is no brew; put an etcd on PATH"
-  have apt-get || die "etcd is missing (the tests use it); put an etcd from 3.4 on PATH and run it again"
+  [ "$PLATFORM" != macos-arm64 ] || die "$name is missing (the tests use it) and there is no brew; put it on PATH"
+  have apt-get || die "$name is missing (the tests use it); put it on PATH and run it again"
   # Unpacked, not installed: the package would start a server of its own, and this way needs no root.
-  say "etcd … downloading (apt's etcd-server, unpacked under .deps)"
   local apt=(apt-get -qq)
-  mkdir -p "$TMP/etcd"
-  (cd "$TMP/etcd" && "${apt[@]}" download etcd-server) >"$TMP/apt.log" 2>&1 || {
+  [ -d "$TMP/new-$package" ] || say "$name … downloading (apt's $package, unpacked under .deps)"
+  [ -d "$TMP/new-$package" ] || (cd "$TMP/$package" && "${apt[@]}" download "$package") >"$TMP/apt.log" 2>&1 || {
     mkdir -p "$TMP/apt/lists/partial" "$TMP/apt/cache/archives/partial"
     apt+=(-o "Dir::State::Lists=$TMP/apt/lists" -o "Dir::Cache=$TMP/apt/cache" -o Debug::NoLocking=1 -o APT::Sandbox::User=)
     "${apt[@]}" update >"$TMP/apt.log" 2>&1 &&
-      (cd "$TMP/etcd" && "${apt[@]}" download etcd-server) >>"$TMP/apt.log" 2>&1 ||
-      die "could not fetch etcd; type: sudo apt-get update && sudo apt-get install -y etcd-server   ($(tail -n1 "$TMP/apt.log"))"
+      (cd "$TMP/$package" && "${apt[@]}" download "$package") >>"$TMP/apt.log" 2>&1 ||
+      die "could not fetch $name; type: sudo apt-get update && sudo apt-get install -y $package   ($(tail -n1 "$TMP/apt.log"))"
   }
-  dpkg-deb -x "$TMP"/etcd/etcd-server_*.deb "$TMP/new-etcd"
-  rm -f "$DEPS/bin/etcd"
-  mv -f "$TMP/new-etcd/usr/bin/etcd" "$DEPS/bin/etcd"
+  [ -d "$TMP/new-$package" ] || dpkg-deb -x "$TMP/$package/${package}"_*.deb "$TMP/new-$package"
+  rm -f "$DEPS/bin/$name"
+  mv -f "$TMP/new-$package/usr/bin/$name" "$DEPS/bin/$name"
 }
+
+have_etcd() { [ -x "$DEPS/bin/etcd" ] && summary "etcd"; }
+get_etcd() { get_program etcd etcd-server; }
+
+have_prometheus() { [ -x "$DEPS/bin/prometheus" ] && [ -x "$DEPS/bin/promtool" ] && summary "prometheus"; }
+get_prometheus() { get_program prometheus prometheus && get_program promtool prometheus; }
 
 have_espeak() { have espeak-ng && summary "espeak-ng"; }
 get_espeak() { # the tests speak with it

@@ -2,7 +2,7 @@
 # What must hold before a commit is shown to others. Runs every check, then exits 1 if any failed, naming them.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-export PATH="$PATH:$HOME/.cargo/bin"
+export PATH="$PWD/.deps/bin:$PATH:$HOME/.cargo/bin"
 FAILED=()
 
 check() { # NAME COMMAND...
@@ -28,11 +28,23 @@ scripts_parse() {
   return "$code"
 }
 
+# Each alert fires and resolves as its tests say, and the configuration is one that Prometheus reads.
+alerts_hold() {
+  promtool check config --syntax-only deploy/prometheus/prometheus.yml &&
+    promtool check rules deploy/prometheus/rules/*.yml &&
+    promtool test rules deploy/prometheus/tests/*.yml
+}
+
 check scripts scripts_parse
 check format cargo fmt --all --check
 check purity placement_is_pure
 check clippy cargo clippy --workspace --all-targets -- -D warnings
 check generated cargo run --quiet -p nightshift-crds --bin crdgen -- --check
+if command -v promtool >/dev/null; then
+  check alerts alerts_hold
+else
+  echo "== alerts: not checked, promtool is not there (make deps fetches it)"
+fi
 if command -v cargo-deny >/dev/null; then
   check licences cargo deny --all-features check bans licenses sources
 else
