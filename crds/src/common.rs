@@ -101,8 +101,8 @@ text! {
     SourceUri, max 32768,
     rule "self.matches('^(store|https?|s3|data|file):')",
     message "{path} must begin with store:, https:, http:, s3:, data: or file:; upload a file of yours with `nightshift push FILE` and use the store: URI it prints",
-    rule "!self.startsWith('store:') || self.matches('^store://sha256/[0-9a-f]{64}$')",
-    message "{path}: a store URI is store://sha256/DIGEST with 64 lowercase hexadecimal digits; use the one that `nightshift push FILE` prints",
+    rule "!self.startsWith('store:') || self.matches('^store://sha256/[0-9a-f]{64}(/[A-Za-z0-9_.-]{1,128})?$')",
+    message "{path}: a store URI is store://sha256/DIGEST with 64 lowercase hexadecimal digits, then /NAME or nothing; use the one that `nightshift push FILE` prints",
 }
 
 text! {

@@ -330,7 +330,7 @@ pub struct InferenceInput {
         ])
     )]
     pub items: Vec<String>,
-    /// A key of a ConfigMap in this namespace, in data or binaryData.
+    /// A key of a ConfigMap in this namespace, in data or binaryData. A key that ends in .jsonl is a batch, one task a line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub config_map_key_ref: Option<ConfigMapKeyReference>,
     /// Where the input is read from, once, by the control plane: store:, http(s):, s3:, data: or, where the operator

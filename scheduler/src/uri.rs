@@ -104,9 +104,11 @@ pub async fn fetch(
 async fn from_store(
     store: &BlobStore,
     namespace: &str,
-    hex: &str,
+    rest: &str,
     expected: Option<Digest>,
 ) -> Result<InputRef, FetchError> {
+    // A name after the digest is for people, and for what its ending says of the file.
+    let hex = rest.split_once('/').map_or(rest, |(hex, _)| hex);
     let digest: Digest = format!("sha256:{hex}").parse().map_err(|e| refused(format!("{e}")))?;
     if let Some(expected) = expected.filter(|expected| *expected != digest) {
         return Err(FetchError::Mismatch { expected, found: digest });
@@ -317,6 +319,7 @@ mod tests {
         assert_eq!(fetch(&store, &policy, "a", "data:;base64,aGVsbG8geA==", None).await.unwrap(), blob);
         let uri = format!("store://sha256/{}", blob.digest.hex());
         assert_eq!(fetch(&store, &policy, "a", &uri, None).await.unwrap(), blob);
+        assert_eq!(fetch(&store, &policy, "a", &format!("{uri}/x.jsonl"), None).await.unwrap(), blob);
         assert!(matches!(fetch(&store, &policy, "b", &uri, None).await, Err(FetchError::Unreachable(_))));
         let wrong = Some(Digest([9; 32]));
         assert!(matches!(fetch(&store, &policy, "a", &uri, wrong).await, Err(FetchError::Mismatch { .. })));

@@ -15,6 +15,7 @@ use tokio_util::io::ReaderStream;
 const EXAMPLES: &str = "\
 Examples:
   nightshift push .deps/models/silero_vad.jit
+  nightshift push batch.jsonl                        # a task a line
   nightshift push speech.wav -n sounds -o name       # prints store://sha256/… alone
   tar c pictures | nightshift push -";
 
@@ -51,17 +52,27 @@ enum Format {
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let namespace = args.connection.namespace();
     let gateway = args.connection.gateway()?;
-    let blob = if args.file == Path::new("-") {
+    let mut blob = if args.file == Path::new("-") {
         let body = Body::wrap_stream(ReaderStream::with_capacity(tokio::io::stdin(), CHUNK));
         gateway.push(&namespace, args.public, body).await?
     } else {
         push_file(&gateway, &namespace, args.public, &args.file).await?
     };
+    // The name is what makes it a batch: the digest alone does not say that it has a task a line.
+    if let Some(name) = args.file.file_name().and_then(|name| name.to_str()).filter(|name| is_batch(name)) {
+        blob.uri = format!("{}/{name}", blob.uri);
+    }
     match args.output {
         Format::Name => output::line(&blob.uri),
         Format::Json => output::json(&blob),
         Format::Text => output::line(&format!("uri: {}\ndigest: {}\nsize: {}", blob.uri, blob.digest, blob.size)),
     }
+}
+
+/// Whether a store URI may end in this name, and becomes a batch by it.
+fn is_batch(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+    name.ends_with(".jsonl") && name.len() <= 128 && name.chars().all(plain)
 }
 
 /// Streams a file, with a progress bar where somebody looks.

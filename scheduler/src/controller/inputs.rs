@@ -71,7 +71,11 @@ pub async fn resolve(
     }
     if let Some(reference) = &input.config_map_key_ref {
         let bytes = config_map_key(client, namespace, reference).await?;
-        return Ok(vec![store.put(namespace, &bytes).await?]);
+        return if reference.key.ends_with(".jsonl") {
+            split_lines(store, namespace, &bytes, "configMapKeyRef").await
+        } else {
+            Ok(vec![store.put(namespace, &bytes).await?])
+        };
     }
     if let Some(source) = &input.uri {
         let policy = FetchPolicy {
@@ -81,7 +85,11 @@ pub async fn resolve(
         };
         let blob = uri::fetch(store, &policy, namespace, source, None).await?;
         let batch = source.split(['?', '#']).next().is_some_and(|path| path.ends_with(".jsonl"));
-        return if batch { split_lines(store, namespace, &blob).await } else { Ok(vec![blob]) };
+        if !batch {
+            return Ok(vec![blob]);
+        }
+        let bytes = store.read(&blob.digest, MAX_BATCH_FILE).await?;
+        return split_lines(store, namespace, &bytes, "uri").await;
     }
     put_all(store, namespace, input.items.iter().map(|item| item.as_bytes().to_vec()).collect()).await
 }
@@ -116,13 +124,17 @@ async fn config_map_key(
 }
 
 /// One task a line; empty lines are skipped.
-async fn split_lines(store: &BlobStore, namespace: &str, blob: &InputRef) -> Result<Vec<InputRef>, InputError> {
-    let bytes = store.read(&blob.digest, MAX_BATCH_FILE).await?;
+async fn split_lines(
+    store: &BlobStore,
+    namespace: &str,
+    bytes: &[u8],
+    field: &str,
+) -> Result<Vec<InputRef>, InputError> {
     let lines: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()).collect();
     if lines.is_empty() || lines.len() > MAX_TASKS {
         let count = lines.len();
         let text =
-            format!("spec.input.uri: the .jsonl file has {count} lines, it must have 1 to {MAX_TASKS}: split it");
+            format!("spec.input.{field}: the .jsonl file has {count} lines, it must have 1 to {MAX_TASKS}: split it");
         return Err(InputError::Misconfigured(text));
     }
     put_all(store, namespace, lines.into_iter().map(|line| line.trim_ascii_end().to_vec()).collect()).await
