@@ -50,8 +50,8 @@ pub struct RunArgs {
     /// A label that jobs may select; repeat it, or separate several with commas
     #[arg(long = "label", env = "NIGHTSHIFT_LABELS", value_name = "KEY=VALUE", value_delimiter = ',')]
     pub labels: Vec<String>,
-    /// Most memory of each device that Nightshift may use [default: 50% of the device's]
-    #[arg(long, env = "NIGHTSHIFT_MEMORY", value_name = "QUANTITY")]
+    /// Most memory of each device that Nightshift may use: a quantity such as 4Gi, or a part such as 25% [default: 50%]
+    #[arg(long, env = "NIGHTSHIFT_MEMORY", value_name = "QUANTITY|PERCENT")]
     pub memory: Option<String>,
     /// Threads a model computes with [default: all cores]
     #[arg(long, env = "NIGHTSHIFT_THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -140,7 +140,11 @@ impl RunArgs {
         config.token = self.token()?;
         config.name = node_name(self.name.clone().or_else(sysinfo::System::host_name).as_deref().unwrap_or("node"));
         config.offer = self.offer()?;
-        config.memory = self.memory.as_deref().map(|text| quantity("--memory", text)).transpose()?;
+        match self.memory.as_deref().map(|text| (text, text.strip_suffix('%'))) {
+            Some((text, Some(share))) => config.memory_share = percent("--memory", text, share)?,
+            Some((text, None)) => config.memory = Some(quantity("--memory", text)?),
+            None => {}
+        }
         config.threads = self.threads.map(usize::from);
         config.cache_disk = quantity("--cache-disk", &self.cache_disk)?;
         config.metrics_listen = metrics_listen(&self.metrics_listen)?;
@@ -186,6 +190,11 @@ impl RunArgs {
 
 fn quantity(argument: &str, text: &str) -> Result<Bytes, String> {
     text.parse().map_err(|error| format!("{argument}: {error}"))
+}
+
+fn percent(argument: &str, text: &str, share: &str) -> Result<u8, String> {
+    let share = share.parse().ok().filter(|share| (1..=100).contains(share));
+    share.ok_or_else(|| format!("{argument}: {text:?} must be 1% to 100%"))
 }
 
 fn server(text: &str) -> Result<String, String> {
@@ -267,6 +276,7 @@ mod tests {
         let config = config.unwrap();
         assert_eq!(config.token, Some(token));
         assert_eq!((config.name.as_str(), config.memory), ("max-s-pc", Some(Bytes::gibi(4))));
+        assert_eq!(check(&["--memory", "12%"]).unwrap().memory_share, 12);
         assert_eq!(config.offer.labels["room"], "attic");
         assert_eq!(config.offer.price_per_hour.to_string(), "0.2");
         assert_eq!(server("https://h:1/").unwrap(), "h:1");
@@ -279,6 +289,7 @@ mod tests {
             (["--join", "nsj1.secret"], "--join: this is not a join token"),
             (["--label", "x"], "--label: \"x\" must be KEY=VALUE"),
             (["--memory", "lots"], "--memory: "),
+            (["--memory", "120%"], "--memory: \"120%\" must be 1% to 100%"),
             (["--price-per-hour", "free"], "--price-per-hour: "),
             (["--metrics-listen", "0.0.0.0:1"], "--metrics-listen: 0.0.0.0:1 is not loopback"),
             (["--join-file", "/nonexistent"], "--join-file: cannot read /nonexistent"),

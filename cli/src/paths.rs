@@ -46,10 +46,19 @@ impl DataDir {
     pub fn logs(&self) -> PathBuf {
         self.0.join("logs")
     }
-    /// The local agent's own data dir.
-    pub fn agent(&self) -> PathBuf {
-        self.0.join("agent")
+    /// A local agent's own data dir; agents are counted from 1.
+    pub fn agent(&self, number: u16) -> PathBuf {
+        self.0.join(agent_name(number))
     }
+    /// A local agent's log.
+    pub fn agent_log(&self, number: u16) -> PathBuf {
+        self.logs().join(agent_name(number)).with_extension("log")
+    }
+}
+
+/// The first one's is that of the only one.
+fn agent_name(number: u16) -> String {
+    if number < 2 { "agent".into() } else { format!("agent-{number}") }
 }
 
 fn default_dir(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {

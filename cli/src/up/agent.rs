@@ -1,6 +1,6 @@
-//! The agent beside the control plane. *In*: its program and where to dial. *Out*: a child that is started again whenever
-//! it dies, and news of it. *Invariant*: one child at a time, in a process group of its own: Ctrl-C reaches us, not it; it
-//! ends when we do, however we end.
+//! An agent beside the control plane. *In*: its program and where to dial. *Out*: a child that is started again whenever
+//! it dies, and news of it. *Invariant*: one child a plan at a time, in a process group of its own: Ctrl-C reaches us, not
+//! it; it ends when we do, however we end.
 
 use super::logs;
 use crate::gateway::{Gateway, TokenRequest};
@@ -41,6 +41,10 @@ pub struct Plan {
     pub data_dir: DataDir,
     /// Its owner's ask, if not the agent's default.
     pub price_per_hour: Option<String>,
+    /// Which of this machine's agents it is, from 1.
+    pub number: u16,
+    /// How many agents share this machine: each gets its part of the processor and of the memory.
+    pub of: u16,
 }
 
 /// News of the agent.
@@ -48,6 +52,8 @@ pub struct Plan {
 pub enum News {
     /// It did not start, or ended by itself.
     Died {
+        /// Which, from 1.
+        number: u16,
         /// Why, in a few words.
         how: String,
         /// The end of its log.
@@ -82,15 +88,29 @@ impl Plan {
     }
 
     fn identity(&self) -> PathBuf {
-        self.data_dir.agent().join("identity/identity.json")
+        self.data_dir.agent(self.number).join("identity/identity.json")
     }
 
     fn join_file(&self) -> PathBuf {
-        self.data_dir.path().join("agent.join")
+        self.data_dir.agent(self.number).with_extension("join")
+    }
+
+    /// Arguments that give it its part of this machine. What the user's environment says goes before.
+    fn share(&self) -> Vec<(&'static str, String)> {
+        if self.of < 2 {
+            return Vec::new();
+        }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = (cores / usize::from(self.of)).max(1).to_string();
+        // One agent alone takes half of the memory.
+        let memory = format!("{}%", (50 / self.of).max(1));
+        let all = [("NIGHTSHIFT_THREADS", "--threads", threads), ("NIGHTSHIFT_MEMORY", "--memory", memory)];
+        let unset = all.into_iter().filter(|(variable, ..)| std::env::var_os(variable).is_none());
+        unset.map(|(_, argument, value)| (argument, value)).collect()
     }
 
     fn log(&self) -> PathBuf {
-        self.data_dir.logs().join("agent.log")
+        self.data_dir.agent_log(self.number)
     }
 
     /// Runs the agent until `stop`, then ends it with grace.
@@ -110,7 +130,7 @@ impl Plan {
             failed_to_start = started.elapsed() < HEALTHY;
             delay = if failed_to_start { delay } else { FIRST_DELAY };
             let lines = logs::last_lines(&self.log(), from, SHOWN_LINES);
-            let _ = news.send(News::Died { how, lines, again_in: delay }).await;
+            let _ = news.send(News::Died { number: self.number, how, lines, again_in: delay }).await;
             tokio::select! {
                 () = tokio::time::sleep(delay) => delay = (delay * 2).min(LONGEST_DELAY),
                 () = stop.cancelled() => return,
@@ -125,7 +145,10 @@ impl Plan {
         command
             .args(["run", "--exit-with-parent", "--server", &self.server])
             .arg("--data-dir")
-            .arg(self.data_dir.agent());
+            .arg(self.data_dir.agent(self.number));
+        for (argument, value) in self.share() {
+            command.arg(argument).arg(value);
+        }
         // What the user's environment says of another agent is not for this one.
         for variable in ["NIGHTSHIFT_JOIN_TOKEN", "NIGHTSHIFT_JOIN_FILE"] {
             command.env_remove(variable);
@@ -197,12 +220,16 @@ mod tests {
         std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
         std::fs::create_dir_all(data_dir.logs()).unwrap();
-        std::fs::create_dir_all(data_dir.agent().join("identity")).unwrap();
-        std::fs::write(data_dir.agent().join("identity/identity.json"), r#"{"node":"attic"}"#).unwrap();
+        std::fs::create_dir_all(data_dir.agent(1).join("identity")).unwrap();
+        std::fs::write(data_dir.agent(1).join("identity/identity.json"), r#"{"node":"attic"}"#).unwrap();
         std::fs::write(data_dir.gateway(), r#"{"url":"http://127.0.0.1:1","token":"t"}"#).unwrap();
         let _ = rustls::crypto::ring::default_provider().install_default();
         let gateway = Gateway::from_file(&data_dir.gateway()).unwrap();
-        (folder, Plan { program, server: "127.0.0.1:1".into(), data_dir, price_per_hour: None }, gateway)
+        (
+            folder,
+            Plan { program, server: "127.0.0.1:1".into(), data_dir, price_per_hour: None, number: 1, of: 1 },
+            gateway,
+        )
     }
 
     #[tokio::test]
@@ -212,7 +239,9 @@ mod tests {
         let (sender, mut news) = mpsc::channel(4);
         let stop = CancellationToken::new();
         let task = tokio::spawn(plan.supervise(gateway, sender, stop.clone()));
-        let News::Died { how, lines, again_in } = news.recv().await.unwrap();
+        let News::Died { number: 1, how, lines, again_in } = news.recv().await.unwrap() else {
+            panic!("not the first")
+        };
         assert_eq!(
             (how.as_str(), lines, again_in),
             ("it ended with exit code 3", vec!["going down".into()], FIRST_DELAY)
@@ -241,6 +270,16 @@ mod tests {
         tokio::time::timeout(GRACE / 2, task).await.unwrap().unwrap();
         assert!(std::fs::read_to_string(&log).unwrap().contains("bye"));
         assert!(news.recv().await.is_none());
+    }
+
+    #[test]
+    fn agents_share_the_machine() {
+        let (_folder, plan, _) = plan("exit 0");
+        assert_eq!((plan.share(), plan.log().ends_with("logs/agent.log")), (Vec::new(), true));
+        let third = Plan { number: 3, of: 3, ..plan };
+        assert!(third.share().contains(&("--memory", "16%".into())), "{:?}", third.share());
+        assert!(third.log().ends_with("logs/agent-3.log") && third.join_file().ends_with("agent-3.join"));
+        assert_eq!(third.node(), None);
     }
 
     #[test]

@@ -22,13 +22,15 @@ use agent::News;
 use anyhow::Context;
 use kube::api::Api;
 use nightshift_crds::ComputeNode;
+use nightshift_scheduler::leader::Leader;
+use nightshift_types::NodeId;
 use plane::Plane;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use tell::Teller;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 const EXAMPLES: &str = "\
@@ -36,6 +38,7 @@ Examples:
   nightshift up
   nightshift up --seed .deps/models/silero_vad.jit  # a model that every namespace may use
   nightshift up --agents-listen 0.0.0.0:7444        # other machines may join
+  nightshift up --agents 3                          # three nodes that share this machine
   nightshift up --data-dir /tmp/try --api-listen 127.0.0.1:0 \\
     --agents-listen 127.0.0.1:0 --http-listen 127.0.0.1:0
 
@@ -68,6 +71,9 @@ pub struct Args {
     /// Start no agent on this machine
     #[arg(long)]
     no_agent: bool,
+    /// Start so many agents on this machine, each a node with its part of processor and memory: to try a pool of several
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16), conflicts_with = "no_agent")]
+    agents: u16,
     /// What this machine asks for, in points an hour [default: the agent's]
     #[arg(long, value_name = "POINTS", value_parser = parse::price, allow_negative_numbers = true, conflicts_with = "no_agent")]
     price_per_hour: Option<String>,
@@ -112,13 +118,17 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         () = signals.stop() => return Err(Coded::error(exit::INTERRUPTED, "interrupted before it was up")),
     };
     lock.tell(&plane.api.to_string(), &plane.agents.to_string(), &plane.http.to_string())?;
-    let plan = program.filter(|_| !args.no_agent).map(|program| agent::Plan {
-        program,
+    let plan = |program: &PathBuf, number| agent::Plan {
+        program: program.clone(),
         server: dialled(plane.agents),
         data_dir: data_dir.clone(),
         price_per_hour: args.price_per_hour.clone(),
-    });
-    let up = Up { plane, data_dir, plan, teller };
+        number,
+        of: args.agents,
+    };
+    let program = program.filter(|_| !args.no_agent);
+    let plans = program.iter().flat_map(|program| (1..=args.agents).map(|n| plan(program, n))).collect();
+    let up = Up { plane, data_dir, plans, teller };
     up.until_stopped(&mut signals).await
 }
 
@@ -155,39 +165,34 @@ fn private_folder(data_dir: &DataDir) -> anyhow::Result<()> {
 struct Up {
     plane: Plane,
     data_dir: DataDir,
-    plan: Option<agent::Plan>,
+    plans: Vec<agent::Plan>,
     teller: Teller,
 }
 
 impl Up {
     async fn until_stopped(mut self, signals: &mut Signals) -> anyhow::Result<()> {
         let (sender, mut news) = mpsc::channel(8);
-        let stop_agent = CancellationToken::new();
-        let agent = match &self.plan {
-            Some(plan) => {
-                let gateway = Gateway::from_file(&self.data_dir.gateway())?;
-                Some(tokio::spawn(plan.clone().supervise(gateway, sender, stop_agent.clone())))
-            }
-            None => {
-                self.teller.ready(None, &self.plane, &self.data_dir);
-                None
-            }
-        };
+        let stop_agents = CancellationToken::new();
+        let mut agents = JoinSet::new();
+        for plan in &self.plans {
+            let gateway = Gateway::from_file(&self.data_dir.gateway())?;
+            agents.spawn(plan.clone().supervise(gateway, sender.clone(), stop_agents.clone()));
+        }
+        if self.plans.is_empty() {
+            self.teller.ready(&[], &self.plane, &self.data_dir);
+        }
         let broken = self.watch(&mut news, signals).await;
-        self.teller.stops(agent.is_some());
-        stop_agent.cancel();
-        let abort = agent.as_ref().map(JoinHandle::abort_handle);
+        self.teller.stops(agents.len());
+        stop_agents.cancel();
         let stopped = async {
-            if let Some(agent) = agent {
-                let _ = agent.await;
-            }
+            while agents.join_next().await.is_some() {}
             self.plane.stop().await
         };
         let stopped = tokio::select! {
             stopped = stopped => stopped,
             () = signals.stop() => {
-                // Dropping the child kills it; what it started ends with it.
-                abort.inspect(|agent| agent.abort());
+                // Dropping the children kills them; what they started ends with them.
+                agents.abort_all();
                 return Err(Coded::error(exit::INTERRUPTED, "stopped at once: what was under way is lost or done again"));
             }
         };
@@ -198,42 +203,43 @@ impl Up {
 
     /// Tells what happens until somebody wants to stop, or a part breaks, which is an error.
     async fn watch(&mut self, news: &mut mpsc::Receiver<News>, signals: &mut Signals) -> anyhow::Result<()> {
-        let mut ready = std::pin::pin!(ready(self.plan.clone(), self.plane.client.clone(), self.plane.leader.clone()));
+        let plans = self.plans.clone();
+        let all = plans.iter().map(|plan| ready(plan, self.plane.client.clone(), self.plane.leader.clone()));
+        let mut ready = std::pin::pin!(futures::future::join_all(all));
         let mut impatient = std::pin::pin!(tokio::time::sleep(PATIENCE));
-        let (mut is_ready, mut waits) = (self.plan.is_none(), self.plan.is_some());
+        let (mut is_ready, mut waits) = (self.plans.is_empty(), !self.plans.is_empty());
         loop {
             tokio::select! {
                 () = signals.stop() => return Ok(()),
                 broken = self.plane.ended() => return broken,
                 Some(news) = news.recv() => self.teller.agent(news, &self.data_dir),
-                node = &mut ready, if !is_ready => {
+                nodes = &mut ready, if !is_ready => {
                     (is_ready, waits) = (true, false);
-                    if let Some(plan) = &self.plan {
-                        plan.forget_token();
-                    }
-                    self.teller.ready(Some(&node), &self.plane, &self.data_dir);
+                    self.plans.iter().for_each(agent::Plan::forget_token);
+                    self.teller.ready(&nodes, &self.plane, &self.data_dir);
                 }
                 () = &mut impatient, if waits => {
                     waits = false;
-                    self.teller.still_waits(&self.data_dir);
+                    let missing = self.plans.iter().find(|plan| !connected(plan, &self.plane.leader));
+                    self.teller.still_waits(&self.data_dir, missing.map_or(1, |plan| plan.number));
                 }
             }
         }
     }
 }
 
-/// The local node, once its agent is connected and the API says so too: what the API says alone may be of a former life.
-async fn ready(
-    plan: Option<agent::Plan>,
-    client: kube::Client,
-    leader: nightshift_scheduler::leader::Leader,
-) -> ComputeNode {
+/// Whether the agent of a plan has joined and has a session.
+fn connected(plan: &agent::Plan, leader: &Leader) -> bool {
+    let id = plan.node().and_then(|name| NodeId::new(name).ok());
+    id.is_some_and(|id| leader.nodes().read(&id, |node| node.is_some_and(|node| node.connected())))
+}
+
+/// A local node, once its agent is connected and the API says so too: what the API says alone may be of a former life.
+async fn ready(plan: &agent::Plan, client: kube::Client, leader: Leader) -> ComputeNode {
     let api: Api<ComputeNode> = Api::all(client);
-    let Some(plan) = plan else { std::future::pending().await };
     loop {
-        if let Some(name) = plan.node()
-            && let Ok(id) = nightshift_types::NodeId::new(name.as_str())
-            && leader.nodes().read(&id, |node| node.is_some_and(|node| node.connected()))
+        if connected(plan, &leader)
+            && let Some(name) = plan.node()
             && let Ok(node) = api.get(&name).await
             && crate::cmd::nodes::is_ready(&node)
         {

@@ -6,19 +6,21 @@ use super::plane::Plane;
 use crate::output;
 use crate::paths::{DataDir, shell_quoted};
 use nightshift_crds::ComputeNode;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// Says it.
 pub struct Teller {
     started: Instant,
     was_ready: bool,
-    last_words: Vec<String>,
+    /// Of each agent.
+    last_words: BTreeMap<u16, Vec<String>>,
 }
 
 impl Teller {
     /// The clock starts.
     pub fn begin() -> Self {
-        Self { started: Instant::now(), was_ready: false, last_words: Vec::new() }
+        Self { started: Instant::now(), was_ready: false, last_words: BTreeMap::new() }
     }
 
     fn line(&self, text: &str) {
@@ -37,10 +39,12 @@ impl Teller {
     }
 
     /// Everything is there: what to type next.
-    pub fn ready(&mut self, node: Option<&ComputeNode>, plane: &Plane, data_dir: &DataDir) {
-        match node {
-            Some(node) => self.step("node", &node_line(node)),
-            None => self.step("node", "none here (--no-agent): `nightshift token create` lets a machine join"),
+    pub fn ready(&mut self, nodes: &[ComputeNode], plane: &Plane, data_dir: &DataDir) {
+        for node in nodes {
+            self.step("node", &node_line(node));
+        }
+        if nodes.is_empty() {
+            self.step("node", "none here (--no-agent): `nightshift token create` lets a machine join");
         }
         if !std::mem::replace(&mut self.was_ready, true) {
             self.line(&next(&shell_quoted(&data_dir.kubeconfig()), &plane.http.to_string(), data_dir));
@@ -49,27 +53,32 @@ impl Teller {
 
     /// The agent died. Its last words are repeated only when they are others than before.
     pub fn agent(&mut self, news: News, data_dir: &DataDir) {
-        let News::Died { how, lines, again_in } = news;
-        eprintln!("warning: the agent died: {how}; it is started again in {}", output::took(again_in));
-        if self.last_words == lines && !lines.is_empty() {
+        let News::Died { number, how, lines, again_in } = news;
+        let which = if number < 2 { String::new() } else { format!(" {number}") };
+        eprintln!("warning: the agent{which} died: {how}; it is started again in {}", output::took(again_in));
+        if self.last_words.get(&number) == Some(&lines) && !lines.is_empty() {
             return;
         }
         for line in &lines {
             eprintln!("  | {line}");
         }
-        eprintln!("  log: {}", data_dir.logs().join("agent.log").display());
-        self.last_words = lines;
+        eprintln!("  log: {}", data_dir.agent_log(number).display());
+        self.last_words.insert(number, lines);
     }
 
-    /// Still no node.
-    pub fn still_waits(&self, data_dir: &DataDir) {
-        let log = data_dir.logs().join("agent.log");
+    /// Still not every node, such as that of agent `number`.
+    pub fn still_waits(&self, data_dir: &DataDir, number: u16) {
+        let log = data_dir.agent_log(number);
         self.step("node", &format!("not ready yet, still waiting; the agent's log is {}", log.display()));
     }
 
     /// The end begins.
-    pub fn stops(&self, agent: bool) {
-        let order = if agent { "agent, scheduler, API" } else { "scheduler, API" };
+    pub fn stops(&self, agents: usize) {
+        let order = match agents {
+            0 => "scheduler, API",
+            1 => "agent, scheduler, API",
+            _ => "agents, scheduler, API",
+        };
         self.step("stopping", &format!("{order} (Ctrl-C again: at once)"));
     }
 
