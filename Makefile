@@ -4,7 +4,7 @@ SHELL := /bin/bash
 export PATH := $(PATH):$(HOME)/.cargo/bin
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help up test bench fmt lint deps
+.PHONY: help up digits test bench fmt lint deps
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -13,7 +13,11 @@ help: ## this list
 up: ## build a release and run a whole pool on this machine; ARGS="…" goes to `nightshift up`
 	@scripts/deps.sh compiler rust libtorch protoc kubectl models
 	cargo build --release -p nightshift-cli -p nightshift-agent
-	@exec $(TARGET)/release/nightshift up --seed .deps/models/silero_vad.jit $(ARGS)
+	@exec $(TARGET)/release/nightshift up --seed .deps/models/silero_vad.jit --seed examples/digits/digits.pt $(ARGS)
+
+digits: ## train examples/digits anew: model, digest, both jobs' inputs, expected answers
+	@scripts/deps.sh compiler rust libtorch protoc
+	cargo run --release -p nightshift-agent --example train_digits
 
 test: deps ## format check, build, every test; ends with the counts; ARGS="-p CRATE …" narrows it
 	@scripts/test.sh $(ARGS)

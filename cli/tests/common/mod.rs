@@ -3,6 +3,7 @@
 
 #![allow(dead_code)] // Each test program uses its own part.
 
+pub mod digits;
 pub mod sound;
 
 use nix::sys::signal::{Signal, killpg};
