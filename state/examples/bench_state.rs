@@ -7,11 +7,11 @@ mod common;
 #[path = "../../bench/measure.rs"]
 mod measure;
 
-use common::etcd::Etcd;
 use common::{admit, cell, join, placement, spec};
 use etcd_client::{Client, Txn, TxnOp};
 use measure::{Clock, Peer, Runs, TURNS, row};
 use nightshift_state::*;
+use nightshift_testkit::etcd::Etcd;
 use nightshift_types::*;
 use std::io::Write;
 use std::time::{Duration, Instant};

@@ -1,7 +1,7 @@
 //! In: commands. Out: batches to append, and effects that open only with the head that makes them durable.
 //! Invariant: replaying the batches taken gives exactly this state; an outcome and its ledger entry share a batch.
 
-use crate::batch::{BATCH_OVERHEAD, EVENT_OVERHEAD, EncodedBatch, Head, MAX_BATCH};
+use crate::batch::{BATCH_OVERHEAD, Batch, EVENT_OVERHEAD, EncodedBatch, Head, MAX_BATCH};
 use crate::command::{Command, Effect, Placement, Rejection};
 use crate::convert::encode_event;
 use crate::decide::decide;
@@ -27,6 +27,29 @@ pub struct Core {
     open: Vec<Vec<u8>>,
     open_bytes: usize,
     open_time: Timestamp,
+}
+
+/// A journal folded up to some head: what a standby holds.
+#[derive(Debug, Default)]
+pub struct Folded {
+    state: State,
+    head: Head,
+}
+
+impl Folded {
+    /// What the batches so far say.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+    /// After the last batch that was folded.
+    pub fn head(&self) -> Head {
+        self.head
+    }
+    /// Folds one batch more; `head` is the one it makes.
+    pub(crate) fn apply(&mut self, batch: &Batch, head: Head) {
+        batch.events.iter().for_each(|event| self.state.apply(batch.time, event));
+        self.head = head;
+    }
 }
 
 /// An answer whose effects wait for the journal.
@@ -56,9 +79,19 @@ impl Submitted {
 impl Core {
     /// Folds the journal and starts leading: the first batch to append holds `LeaderStarted`.
     pub async fn recover<J: Journal>(journal: &mut J, cell: CellId, now: Timestamp) -> Result<Self, JournalError> {
-        let mut state = State::default();
-        let mut fold = |batch: crate::Batch| batch.events.iter().for_each(|event| state.apply(batch.time, event));
-        let head = journal.load(&mut fold).await?;
+        Self::take_over(Folded::default(), journal, cell, now).await
+    }
+
+    /// The same for a standby: only what it has not folded yet is read.
+    pub async fn take_over<J: Journal>(
+        mut folded: Folded,
+        journal: &mut J,
+        cell: CellId,
+        now: Timestamp,
+    ) -> Result<Self, JournalError> {
+        let after = folded.head;
+        let head = journal.load_after(after, &mut |batch, head| folded.apply(&batch, head)).await?;
+        let state = folded.state;
         let corrupt = |what: String| JournalError::Corrupt { sequence: head.sequence, what };
         state.check_invariants().map_err(&corrupt)?;
         if head.sequence > 0 && state.journal() != journal.epoch().journal {

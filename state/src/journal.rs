@@ -7,7 +7,7 @@ mod etcd;
 
 pub use any::AnyJournal;
 pub use embedded::EmbeddedJournal;
-pub use etcd::{EtcdJournal, EtcdOptions};
+pub use etcd::{EtcdJournal, EtcdOptions, stand_by};
 
 use crate::batch::{Batch, EncodedBatch, Head};
 use crate::convert::DecodeError;
@@ -86,10 +86,22 @@ impl JournalError {
 }
 
 /// A durable, fenced, gapless sequence of batches. Opening one makes the caller its leader, with a new epoch.
-pub trait Journal: Send {
-    /// Every batch, oldest first, and the head they end at. Checks the chain. An error may come after some batches.
-    fn load(&mut self, each: &mut (dyn FnMut(Batch) + Send))
-    -> impl Future<Output = Result<Head, JournalError>> + Send;
+pub trait Journal: Send + Sync {
+    /// Every batch after `after`, oldest first, each with the head it makes, and the head they end at. Checks the chain.
+    /// An error may come after some batches.
+    fn load_after(
+        &mut self,
+        after: Head,
+        each: &mut (dyn FnMut(Batch, Head) + Send),
+    ) -> impl Future<Output = Result<Head, JournalError>> + Send;
+
+    /// Every batch from the first on.
+    fn load(
+        &mut self,
+        each: &mut (dyn FnMut(Batch) + Send),
+    ) -> impl Future<Output = Result<Head, JournalError>> + Send {
+        async move { self.load_after(Head::default(), &mut |batch, _| each(batch)).await }
+    }
 
     /// Makes a batch durable and returns the new head. Repeating the newest batch is answered with the head: after
     /// [`JournalError::Unavailable`] the caller repeats until it knows.
@@ -103,6 +115,9 @@ pub trait Journal: Send {
 
     /// Ends when the lead is known to be lost, which an idle leader would not notice otherwise. Never, where it cannot be.
     fn lost(&self) -> impl Future<Output = ()> + Send + 'static;
+
+    /// Gives the lead away at once, so that a standby need not wait for the lease. Nothing can be appended after it.
+    fn resign(&mut self) -> impl Future<Output = Result<(), JournalError>> + Send;
 }
 
 /// Checks that a batch continues `head`; `true` if it is the newest batch again.

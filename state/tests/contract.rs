@@ -2,9 +2,9 @@
 
 mod common;
 
-use common::etcd::{Etcd, Relay};
 use common::{Bench, admit, cell, place, spec, succeed};
 use nightshift_state::*;
+use nightshift_testkit::etcd::{Etcd, Relay};
 use nightshift_types::Timestamp;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -86,7 +86,7 @@ impl Cluster {
         Self { etcd, options }
     }
     async fn raw(&self) -> etcd_client::Client {
-        etcd_client::Client::connect([self.etcd.endpoint()], None).await.unwrap()
+        self.etcd.client().await.unwrap()
     }
     fn key(sequence: u64) -> String {
         format!("/nightshift/local/batch/{sequence:016x}")
@@ -271,7 +271,7 @@ async fn etcd_fences_an_old_leader() {
 #[tokio::test]
 async fn etcd_standby_takes_over_and_the_old_leader_learns_it() {
     let cluster = Cluster::new().await;
-    let leader = cluster.lead().await.unwrap();
+    let mut leader = cluster.lead().await.unwrap();
     let lost = leader.lost();
     let options = cluster.options.clone();
     let standby = tokio::spawn(async move { EtcdJournal::campaign(&options).await.map(|journal| journal.head()) });

@@ -1,8 +1,9 @@
-//! For tests: a simulated agent that speaks the real protocol over real mTLS, and waiting for conditions.
+//! For tests: a simulated agent that speaks the real protocol over real mTLS, a real etcd, and waiting for conditions.
 //!
 //! Nothing here is a mock of our own code: the agent's frames pass the same edge as a real one's.
 
 pub mod agent;
+pub mod etcd;
 
 use std::future::Future;
 use std::time::Duration;

@@ -254,6 +254,22 @@ impl rustls::client::danger::ServerCertVerifier for PinnedCa {
     }
 }
 
+/// TLS settings of an HTTPS server whose clients show no certificate.
+pub fn server_config(ca: &CertificateAuthority, names: &[String]) -> Result<Arc<rustls::ServerConfig>, PkiError> {
+    let (chain, key) = ca.server_identity(names)?;
+    let unreadable = |e: rustls::pki_types::pem::Error| malformed(format!("server certificate: {e}"));
+    let chain: Vec<_> =
+        CertificateDer::pem_slice_iter(chain.as_bytes()).collect::<Result<_, _>>().map_err(unreadable)?;
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(unreadable)?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
 /// Checks that a key file's text is a private key.
 pub fn check_key(key_pem: &str) -> Result<(), PkiError> {
     PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map(drop).map_err(|e| malformed(format!("private key: {e}")))

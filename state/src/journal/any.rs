@@ -15,10 +15,14 @@ pub enum AnyJournal {
 }
 
 impl Journal for AnyJournal {
-    async fn load(&mut self, each: &mut (dyn FnMut(Batch) + Send)) -> Result<Head, JournalError> {
+    async fn load_after(
+        &mut self,
+        after: Head,
+        each: &mut (dyn FnMut(Batch, Head) + Send),
+    ) -> Result<Head, JournalError> {
         match self {
-            Self::Embedded(journal) => journal.load(each).await,
-            Self::Etcd(journal) => journal.load(each).await,
+            Self::Embedded(journal) => journal.load_after(after, each).await,
+            Self::Etcd(journal) => journal.load_after(after, each).await,
         }
     }
 
@@ -55,6 +59,13 @@ impl Journal for AnyJournal {
             if let Some(lost) = etcd {
                 lost.await;
             }
+        }
+    }
+
+    async fn resign(&mut self) -> Result<(), JournalError> {
+        match self {
+            Self::Embedded(journal) => journal.resign().await,
+            Self::Etcd(journal) => journal.resign().await,
         }
     }
 }

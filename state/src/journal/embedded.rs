@@ -42,13 +42,17 @@ impl EmbeddedJournal {
 }
 
 impl Journal for EmbeddedJournal {
-    async fn load(&mut self, each: &mut (dyn FnMut(Batch) + Send)) -> Result<Head, JournalError> {
-        let mut head = Head::default();
+    async fn load_after(
+        &mut self,
+        after: Head,
+        each: &mut (dyn FnMut(Batch, Head) + Send),
+    ) -> Result<Head, JournalError> {
+        let mut head = after;
         while head.sequence < self.head.sequence {
             let (database, path) = (self.database.clone(), self.path.clone());
             let (next, batches) = blocking(move || read_page(&database, head).map_err(|error| error.at(&path))).await?;
             head = next;
-            batches.into_iter().for_each(&mut *each);
+            batches.into_iter().for_each(|(batch, head)| each(batch, head));
         }
         if head != self.head {
             return Err(JournalError::Corrupt {
@@ -80,6 +84,11 @@ impl Journal for EmbeddedJournal {
 
     fn lost(&self) -> impl Future<Output = ()> + Send + 'static {
         std::future::pending()
+    }
+
+    async fn resign(&mut self) -> Result<(), JournalError> {
+        // The file is free when this is dropped.
+        Ok(())
     }
 }
 
@@ -171,7 +180,7 @@ fn read_head(meta: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<H
 }
 
 /// Batches after `head`, up to a few MiB.
-fn read_page(database: &Database, mut head: Head) -> Result<(Head, Vec<Batch>), Failure> {
+fn read_page(database: &Database, mut head: Head) -> Result<(Head, Vec<(Batch, Head)>), Failure> {
     const PAGE: usize = 4 << 20;
     let table = database.begin_read()?.open_table(BATCHES)?;
     let (mut batches, mut size) = (Vec::new(), 0);
@@ -184,7 +193,7 @@ fn read_page(database: &Database, mut head: Head) -> Result<(Head, Vec<Batch>), 
             return Err(corrupt(key.value(), "the batch stands in another's place"));
         }
         head = next;
-        batches.push(batch);
+        batches.push((batch, head));
         size += value.value().len();
         if size >= PAGE {
             break;

@@ -10,8 +10,10 @@
 
 mod lead;
 mod options;
+mod standby;
 
 pub use options::EtcdOptions;
+pub use standby::stand_by;
 
 use super::{Journal, JournalError, continues, mint_id};
 use crate::batch::{Batch, EncodedBatch, Head};
@@ -54,11 +56,6 @@ impl EtcdJournal {
         journal.epoch.journal = journal.journal_id().await?;
         journal.head = journal.stored_head().await?;
         Ok(journal)
-    }
-
-    /// Gives the lead away at once, so that a standby need not wait for the lease.
-    pub async fn resign(mut self) -> Result<(), JournalError> {
-        self.lead.resign(&mut self.client, self.timeout).await
     }
 
     /// Compares that this process still leads.
@@ -137,28 +134,13 @@ impl EtcdJournal {
 }
 
 impl Journal for EtcdJournal {
-    async fn load(&mut self, each: &mut (dyn FnMut(Batch) + Send)) -> Result<Head, JournalError> {
+    async fn load_after(
+        &mut self,
+        after: Head,
+        each: &mut (dyn FnMut(Batch, Head) + Send),
+    ) -> Result<Head, JournalError> {
         self.head = self.stored_head().await?;
-        let mut head = Head::default();
-        let end = self.keys.batch(self.head.sequence + 1);
-        while head.sequence < self.head.sequence {
-            let options = GetOptions::new().with_range(end.as_str()).with_limit(PAGE);
-            let page = self.kv.get(self.keys.batch(head.sequence + 1), Some(options));
-            let mut page = request(self.timeout.max(Duration::from_secs(30)), page).await?;
-            let rows = page.take_kvs();
-            if rows.is_empty() {
-                return Err(corrupt(head.sequence + 1, "the batch is missing"));
-            }
-            for row in rows {
-                let (next, batch) =
-                    head.follow(row.value()).map_err(|error| JournalError::decode(head.sequence + 1, error))?;
-                if row.key() != self.keys.batch(next.sequence).as_bytes() {
-                    return Err(corrupt(next.sequence, "the batch stands in another's place"));
-                }
-                head = next;
-                each(batch);
-            }
-        }
+        let head = read_batches(&mut self.kv, &self.keys, self.timeout, after, self.head.sequence, each).await?;
         if head != self.head {
             return Err(corrupt(head.sequence, "the last batch is not the head's"));
         }
@@ -195,6 +177,42 @@ impl Journal for EtcdJournal {
     fn lost(&self) -> impl Future<Output = ()> + Send + 'static {
         self.lead.lost()
     }
+
+    async fn resign(&mut self) -> Result<(), JournalError> {
+        self.lead.resign(&mut self.client, self.timeout).await
+    }
+}
+
+/// Batches after `after` up to number `last`, in pages; each with the head it makes.
+async fn read_batches(
+    kv: &mut KvClient,
+    keys: &Keys,
+    timeout: Duration,
+    after: Head,
+    last: u64,
+    each: &mut (dyn FnMut(Batch, Head) + Send),
+) -> Result<Head, JournalError> {
+    let mut head = after;
+    let end = keys.batch(last + 1);
+    while head.sequence < last {
+        let options = GetOptions::new().with_range(end.as_str()).with_limit(PAGE);
+        let page = kv.get(keys.batch(head.sequence + 1), Some(options));
+        let mut page = request(timeout.max(Duration::from_secs(30)), page).await?;
+        let rows = page.take_kvs();
+        if rows.is_empty() {
+            return Err(corrupt(head.sequence + 1, "the batch is missing"));
+        }
+        for row in rows {
+            let (next, batch) =
+                head.follow(row.value()).map_err(|error| JournalError::decode(head.sequence + 1, error))?;
+            if row.key() != keys.batch(next.sequence).as_bytes() {
+                return Err(corrupt(next.sequence, "the batch stands in another's place"));
+            }
+            head = next;
+            each(batch, head);
+        }
+    }
+    Ok(head)
 }
 
 fn first_value(op: TxnOpResponse) -> Option<KeyValue> {

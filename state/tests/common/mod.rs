@@ -1,7 +1,5 @@
-//! Fixtures: small specs and ids, a core that journals into memory, an etcd of the test's own.
+//! Fixtures: small specs and ids, a core that journals into memory.
 #![allow(dead_code)]
-
-pub mod etcd;
 
 use nightshift_state::{
     Batch, Command, Core, Effect, Head, Outcome, OutputBody, OutputRef, Placement, Rejection, State, Timings,

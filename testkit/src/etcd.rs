@@ -1,5 +1,9 @@
-//! An etcd of the test's own: free loopback ports, a temporary data folder, killed when dropped.
+//! An etcd of the test's own: free loopback ports, a temporary data folder, killed when dropped; and a relay that fails
+//! on demand.
 
+use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
+use nightshift_types::NodeId;
+use nightshift_wire::pki::{self, CertificateAuthority};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -24,23 +28,71 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
+/// What a client of an etcd with TLS shows and trusts, as PEM.
+#[derive(Debug, Clone)]
+pub struct ClientTls {
+    /// CA of etcd's certificate.
+    pub ca: String,
+    /// The client's certificate.
+    pub certificate: String,
+    /// Its key.
+    pub key: String,
+}
+
+/// One member.
+#[derive(Debug)]
 pub struct Etcd {
     child: Option<Child>,
     folder: tempfile::TempDir,
+    tls: Option<ClientTls>,
+    /// Where clients dial.
     pub port: u16,
     peer: u16,
 }
 
 impl Etcd {
+    /// Starts one, and waits until it serves.
     pub async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut etcd = Self { child: None, folder, port: free_port(), peer: free_port() };
+        let mut etcd = Self { child: None, folder, tls: None, port: free_port(), peer: free_port() };
         etcd.run().await;
         etcd
     }
 
+    /// The same with TLS: clients need a certificate of its CA.
+    pub async fn start_tls() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let ca = CertificateAuthority::generate("etcd's CA").unwrap();
+        let (chain, key) = ca.server_identity(&[]).unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        write("ca.crt", ca.certificate_pem());
+        write("server.crt", &chain);
+        write("server.key", &key);
+        let (key, request) = pki::node_request().unwrap();
+        let certificate = ca.sign_node(&request, &NodeId::new("client").unwrap()).unwrap();
+        let tls = Some(ClientTls { ca: ca.certificate_pem().into(), certificate, key });
+        let mut etcd = Self { child: None, folder, tls, port: free_port(), peer: free_port() };
+        etcd.run().await;
+        etcd
+    }
+
+    /// `http(s)://HOST:PORT`.
     pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("{}://127.0.0.1:{}", if self.tls.is_some() { "https" } else { "http" }, self.port)
+    }
+
+    /// What its clients need, if it has TLS.
+    pub fn client_tls(&self) -> Option<&ClientTls> {
+        self.tls.as_ref()
+    }
+
+    /// A client of its own.
+    pub async fn client(&self) -> Result<etcd_client::Client, etcd_client::Error> {
+        let options = self.tls.as_ref().map(|tls| {
+            let options = TlsOptions::new().ca_certificate(Certificate::from_pem(&tls.ca));
+            ConnectOptions::new().with_tls(options.identity(Identity::from_pem(&tls.certificate, &tls.key)))
+        });
+        etcd_client::Client::connect([self.endpoint()], options).await
     }
 
     /// Kills it; the data stays.
@@ -54,9 +106,15 @@ impl Etcd {
     /// Starts it (again) and waits until it serves.
     pub async fn run(&mut self) {
         let (client, peer) = (self.endpoint(), format!("http://127.0.0.1:{}", self.peer));
-        let child = Command::new(binary())
+        let file = |name: &str| self.folder.path().join(name).into_os_string();
+        let mut command = Command::new(binary());
+        if self.tls.is_some() {
+            command.arg("--client-cert-auth").arg("--trusted-ca-file").arg(file("ca.crt"));
+            command.arg("--cert-file").arg(file("server.crt")).arg("--key-file").arg(file("server.key"));
+        }
+        let child = command
             .args(["--name", "test", "--data-dir"])
-            .arg(self.folder.path())
+            .arg(file("data"))
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &format!("test={peer}"), "--log-level", "error"])
@@ -74,7 +132,7 @@ impl Etcd {
 
     async fn serves(&self) -> bool {
         let probe = async {
-            let mut client = etcd_client::Client::connect([self.endpoint()], None).await?;
+            let mut client = self.client().await?;
             client.get("probe", None).await
         };
         matches!(tokio::time::timeout(Duration::from_secs(1), probe).await, Ok(Ok(_)))
@@ -88,13 +146,16 @@ impl Drop for Etcd {
 }
 
 /// A relay that can stop delivering answers: what a client sees when the network fails after its request.
+#[derive(Debug)]
 pub struct Relay {
+    /// Where it listens.
     pub port: u16,
     deaf: Arc<AtomicBool>,
     cut: watch::Sender<u32>,
 }
 
 impl Relay {
+    /// A relay to a port of this machine.
     pub async fn to(port: u16) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let own = listener.local_addr().unwrap().port();

@@ -1,0 +1,96 @@
+//! In: the batches of whoever leads. Out: a journal that this process leads, and a state folded up to within a batch of
+//! its head. Invariant: a standby only reads; what it folded is what a leader would recover.
+
+use super::options::{EtcdOptions, Keys, request};
+use super::{EtcdJournal, MAX_ANSWER, decode_head, read_batches};
+use crate::core::Folded;
+use crate::journal::JournalError;
+use etcd_client::{KvClient, WatchClient, WatchOptions};
+use std::time::Duration;
+
+/// Between two tries while etcd does not answer.
+const RETRY: Duration = Duration::from_millis(500);
+/// A watch that was silent this long is not trusted: the head is read again.
+const RECHECK: Duration = Duration::from_secs(10);
+
+/// Folds what the leader appends, as it appends it, until this process leads. Dropped before that, it stands back.
+/// `progress` is told after every page that was folded.
+///
+/// # Errors
+/// What no retry mends: a journal that is corrupt or of a newer format, and options that cannot work.
+pub async fn stand_by(
+    options: &EtcdOptions,
+    folded: &mut Folded,
+    progress: &mut (dyn FnMut(&Folded) + Send),
+) -> Result<EtcdJournal, JournalError> {
+    loop {
+        let (campaign, follow) = (EtcdJournal::campaign(options), follow(options, folded, progress));
+        let error = tokio::select! {
+            journal = campaign => match journal {
+                Ok(journal) => return Ok(journal),
+                Err(error) => error,
+            },
+            error = follow => error,
+        };
+        if !error.retryable() {
+            return Err(error);
+        }
+        tracing::warn!(%error, "standing by; trying again");
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Ends only with an error.
+async fn follow(
+    options: &EtcdOptions,
+    folded: &mut Folded,
+    progress: &mut (dyn FnMut(&Folded) + Send),
+) -> JournalError {
+    match follow_on(options, folded, progress).await {
+        Ok(never) => match never {},
+        Err(error) => error,
+    }
+}
+
+async fn follow_on(
+    options: &EtcdOptions,
+    folded: &mut Folded,
+    progress: &mut (dyn FnMut(&Folded) + Send),
+) -> Result<std::convert::Infallible, JournalError> {
+    let keys = Keys::new(&options.prefix)?;
+    let client = options.connect().await?;
+    let mut kv = client.kv_client().max_decoding_message_size(MAX_ANSWER);
+    let mut watch = client.watch_client();
+    loop {
+        let seen = catch_up(&mut kv, &keys, options.request_timeout, folded).await?;
+        progress(folded);
+        news(&mut watch, &keys, options.request_timeout, seen).await?;
+    }
+}
+
+/// Folds up to the head of now; returns the store's revision at which that was the head.
+async fn catch_up(kv: &mut KvClient, keys: &Keys, timeout: Duration, folded: &mut Folded) -> Result<i64, JournalError> {
+    let answer = request(timeout, kv.get(keys.head.as_str(), None)).await?;
+    let seen = answer.header().map_or(0, |header| header.revision());
+    if let Some(stored) = answer.kvs().first() {
+        let last = decode_head(stored.value())?.sequence;
+        let after = folded.head();
+        read_batches(kv, keys, timeout, after, last, &mut |batch, head| folded.apply(&batch, head)).await?;
+    }
+    Ok(seen)
+}
+
+/// Until the head has changed since `seen`, or long enough.
+async fn news(watch: &mut WatchClient, keys: &Keys, timeout: Duration, seen: i64) -> Result<(), JournalError> {
+    let options = WatchOptions::new().with_start_revision(seen + 1);
+    let mut stream = request(timeout, watch.watch(keys.head.as_str(), Some(options))).await?;
+    let changed = async {
+        while let Ok(Some(answer)) = stream.message().await {
+            if answer.canceled() || !answer.events().is_empty() {
+                return;
+            }
+        }
+    };
+    tokio::select! { () = changed => {}, () = tokio::time::sleep(RECHECK) => {} }
+    Ok(())
+}
