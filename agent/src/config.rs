@@ -26,9 +26,9 @@ pub enum LogFormat {
 /// Arguments of `nightshift-agent run`.
 #[derive(Debug, Clone, Args)]
 pub struct RunArgs {
-    /// The scheduler's join address
-    #[arg(long, env = "NIGHTSHIFT_SERVER", value_name = "HOST:PORT")]
-    pub server: String,
+    /// Where agents are listened for; of a cluster with several addresses all of them, by repeating it or with commas
+    #[arg(long, env = "NIGHTSHIFT_SERVER", value_name = "HOST:PORT", value_delimiter = ',', required = true)]
+    pub server: Vec<String>,
     /// One-time join token (nsj1.…); only the first start needs it
     #[arg(long, env = "NIGHTSHIFT_JOIN_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     pub join: Option<String>,
@@ -79,8 +79,8 @@ pub struct RunArgs {
 /// Checked arguments.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// HOST:PORT.
-    pub server: String,
+    /// HOST:PORT of every scheduler; never empty.
+    pub servers: Vec<String>,
     /// For the first start.
     pub token: Option<JoinToken>,
     /// Everything this node keeps.
@@ -113,7 +113,7 @@ impl Config {
     /// With the defaults, for a server and a data folder.
     pub fn new(server: impl Into<String>, data_dir: impl Into<PathBuf>) -> Self {
         Self {
-            server: server.into(),
+            servers: vec![server.into()],
             token: None,
             data_dir: data_dir.into(),
             name: "node".into(),
@@ -136,7 +136,9 @@ impl RunArgs {
     pub fn check(&self) -> Result<Config, String> {
         let data_dir = self.data_dir.clone().or_else(default_data_dir);
         let data_dir = data_dir.ok_or("--data-dir: this system names no place for application data; give one")?;
-        let mut config = Config::new(server(&self.server)?, data_dir);
+        let servers = self.server.iter().map(|text| server(text)).collect::<Result<Vec<_>, _>>()?;
+        let mut config = Config::new(String::new(), data_dir);
+        config.servers = servers;
         config.token = self.token()?;
         config.name = node_name(self.name.clone().or_else(sysinfo::System::host_name).as_deref().unwrap_or("node"));
         config.offer = self.offer()?;

@@ -44,26 +44,68 @@ pub fn endpoint(server: &str, ca_pem: &str, identity: Option<&Identity>) -> anyh
 /// The channel; cheap to clone, clones share it. It dials when it is used and after every loss.
 #[derive(Debug, Clone)]
 pub struct Edge {
-    server: Arc<str>,
-    channel: Arc<RwLock<Channel>>,
+    inner: Arc<RwLock<Dialled>>,
+}
+
+/// One of the schedulers leads; which one is found by trying.
+#[derive(Debug)]
+struct Dialled {
+    servers: Vec<String>,
+    /// Which of them is dialled now.
+    at: usize,
+    identity: Identity,
+    channel: Channel,
+}
+
+impl Dialled {
+    fn dial(&mut self) -> anyhow::Result<()> {
+        let server = &self.servers[self.at];
+        self.channel = endpoint(server, &self.identity.ca_pem, Some(&self.identity))?.connect_lazy();
+        Ok(())
+    }
 }
 
 impl Edge {
     /// Does not dial yet.
-    pub fn new(server: &str, identity: &Identity) -> anyhow::Result<Self> {
-        let channel = endpoint(server, &identity.ca_pem, Some(identity))?.connect_lazy();
-        Ok(Self { server: server.into(), channel: Arc::new(RwLock::new(channel)) })
+    pub fn new(servers: &[String], identity: &Identity) -> anyhow::Result<Self> {
+        let first = servers.first().context("no server to dial")?;
+        for server in servers {
+            endpoint(server, &identity.ca_pem, Some(identity))?;
+        }
+        let channel = endpoint(first, &identity.ca_pem, Some(identity))?.connect_lazy();
+        let dialled = Dialled { servers: servers.to_vec(), at: 0, identity: identity.clone(), channel };
+        Ok(Self { inner: Arc::new(RwLock::new(dialled)) })
     }
 
     /// From now on dials with this certificate; calls under way end on the old connection.
     pub fn renew(&self, identity: &Identity) -> anyhow::Result<()> {
-        let channel = endpoint(&self.server, &identity.ca_pem, Some(identity))?.connect_lazy();
-        *self.channel.write().unwrap_or_else(PoisonError::into_inner) = channel;
-        Ok(())
+        let mut dialled = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        dialled.identity = identity.clone();
+        dialled.dial()
+    }
+
+    /// From now on dials the next of several servers: the one before did not answer, or does not lead. Says how many
+    /// there are.
+    pub fn next_server(&self) -> usize {
+        let mut dialled = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        if dialled.servers.len() > 1 {
+            dialled.at = (dialled.at + 1) % dialled.servers.len();
+            // Every server's address was checked at the start.
+            if let Err(error) = dialled.dial() {
+                tracing::warn!(error = format!("{error:#}"), "cannot dial the next server");
+            }
+        }
+        dialled.servers.len()
+    }
+
+    /// What is dialled now.
+    pub fn server(&self) -> String {
+        let dialled = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        dialled.servers[dialled.at].clone()
     }
 
     fn channel(&self) -> Channel {
-        self.channel.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.inner.read().unwrap_or_else(PoisonError::into_inner).channel.clone()
     }
 
     /// For bytes.

@@ -69,8 +69,8 @@ pub enum JoinError {
 /// What to join with.
 #[derive(Debug)]
 pub struct JoinConfig<'a> {
-    /// HOST:PORT.
-    pub server: &'a str,
+    /// HOST:PORT of every scheduler; the one that leads answers.
+    pub servers: &'a [String],
     /// From the command line or a file.
     pub token: Option<JoinToken>,
     /// The name we would like.
@@ -109,7 +109,8 @@ async fn join(store: &Store, token: &JoinToken, config: &JoinConfig<'_>) -> Resu
     let started = Instant::now();
     let mut failures = 0;
     let answer = loop {
-        let error = match once(token, &key, config).await {
+        let server = &config.servers[failures as usize % config.servers.len()];
+        let error = match once(token, &key, server, config.node_name).await {
             Ok(answer) => break answer,
             Err(error) => error,
         };
@@ -126,8 +127,7 @@ async fn join(store: &Store, token: &JoinToken, config: &JoinConfig<'_>) -> Resu
     Ok(identity)
 }
 
-async fn once(token: &JoinToken, key: &str, config: &JoinConfig<'_>) -> Result<proto::JoinResponse, JoinError> {
-    let server = config.server;
+async fn once(token: &JoinToken, key: &str, server: &str, name: &str) -> Result<proto::JoinResponse, JoinError> {
     let unreachable = |problem: String| JoinError::Unreachable { server: server.into(), problem };
     let ca_pem = tokio::time::timeout(HANDSHAKE_TIMEOUT, show_ca(server, token.ca))
         .await
@@ -142,7 +142,7 @@ async fn once(token: &JoinToken, key: &str, config: &JoinConfig<'_>) -> Result<p
         token_id: token.id.to_string(),
         token_secret: token.secret().into(),
         csr_pem: pki::node_request_for(key).map_err(|e| IdentityError::Answer(e.to_string()))?,
-        node_name: config.node_name.into(),
+        node_name: name.into(),
         agent_version: env!("CARGO_PKG_VERSION").into(),
     });
     request.set_timeout(Duration::from_secs(30));

@@ -93,7 +93,7 @@ impl DataDir {
         let folder = self.path.join("identity");
         let store = Store::open(&folder).map_err(JoinError::from)?;
         let join = JoinConfig {
-            server: &config.server,
+            servers: &config.servers,
             token: config.token.clone(),
             node_name: &config.name,
             patience: config.join_patience,
@@ -119,12 +119,12 @@ pub async fn serve(
     Metrics::bytes(&metrics.capacity, hardware.devices.iter().map(|device| device.memory).sum());
     let cache = Cache::open(&data.path.join("models"), config.cache_disk).map_err(disk)?;
     let state = Arc::new(StateFile::open(&data.path).map_err(disk)?);
-    let edge = Edge::new(&config.server, &identity)?;
+    let edge = Edge::new(&config.servers, &identity)?;
     let backoff = config.limits.backoff;
     let fetcher = Arc::new(Fetcher::new(edge.clone(), cache.clone(), metrics.clone(), backoff, MAX_INPUT));
     let facts = Facts { devices: hardware.devices.clone(), measured: hardware.measured, offer: config.offer.clone() };
     let core = AgentCore::new(config.limits.clone(), facts, state.epoch(), outbox.list());
-    info!(node = %identity.node, server = config.server, outbox = core.held(), "the agent starts");
+    info!(node = %identity.node, server = edge.server(), outbox = core.held(), "the agent starts");
 
     let background = CancellationToken::new();
     let _ends_with_us = background.clone().drop_guard();

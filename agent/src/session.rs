@@ -28,6 +28,8 @@ const FRAMES: usize = 64;
 const EVENTS: usize = 256;
 /// How old the machine's free memory may be: asking for it costs a little.
 const FREE_AGE: Duration = Duration::from_millis(250);
+/// Longest wait before the next of several servers is dialled.
+const NEXT_SERVER: Duration = Duration::from_millis(400);
 /// Results uploaded at once.
 const UPLOADS: usize = 2;
 
@@ -84,6 +86,8 @@ struct Shell {
     link: Option<Link>,
     generation: u64,
     redial: Instant,
+    /// In vain, since the last session.
+    dials: usize,
     started: Instant,
     uploads: Arc<Semaphore>,
     stopping: Stopping,
@@ -103,6 +107,7 @@ pub async fn run(core: AgentCore, parts: Parts, stop: Stop) {
         link: None,
         generation: 0,
         redial: now,
+        dials: 0,
         started: now,
         uploads: Arc::new(Semaphore::new(UPLOADS)),
         stopping: Stopping::No,
@@ -225,6 +230,7 @@ impl Shell {
                         let was = self.core.connected();
                         let actions = self.core.message(*message, &around);
                         if !was && self.core.connected() {
+                            self.dials = 0;
                             info!("the session with the scheduler is up");
                             self.parts.metrics.sessions.inc();
                         }
@@ -253,8 +259,14 @@ impl Shell {
         if let Some(link) = self.link.take() {
             link.task.cancel();
         }
-        let delay = self.core.disconnected(self.now(), rand::random());
-        warn!(problem, again_in = ?delay, running = self.core.running(), "no session with the scheduler");
+        let mut delay = self.core.disconnected(self.now(), rand::random());
+        let server = self.parts.edge.server();
+        self.dials += 1;
+        // One of several leads: all are tried before a longer wait.
+        if !self.dials.is_multiple_of(self.parts.edge.next_server()) {
+            delay = delay.min(NEXT_SERVER.mul_f64(rand::random()));
+        }
+        warn!(problem, server, again_in = ?delay, running = self.core.running(), "no session with the scheduler");
         self.redial = Instant::now() + delay;
     }
 

@@ -79,7 +79,7 @@ async fn who_may_not_join_is_told_why() {
     assert!(!error.to_string().contains(unknown.secret()));
 
     let mut nobody = good.clone();
-    (nobody.server, nobody.join_patience) = ("127.0.0.1:1".into(), Duration::from_millis(100));
+    (nobody.servers, nobody.join_patience) = (vec!["127.0.0.1:1".into()], Duration::from_millis(100));
     let error = join_error(start(nobody).ended().await);
     assert!(matches!(error, JoinError::Unreachable { .. }), "{error}");
     assert!(world.join_keys.lock().unwrap().is_empty(), "no secret went to a wrong server, no key with a wrong secret");
@@ -105,7 +105,7 @@ async fn a_certificate_is_renewed_for_the_same_key() {
     agent.stopped().await.unwrap();
     let store = Store::open(&dir.path().join("identity")).unwrap();
     let identity = store.load().unwrap().unwrap();
-    let edge = Edge::new(&scheduler.address.to_string(), &identity).unwrap();
+    let edge = Edge::new(&[scheduler.address.to_string()], &identity).unwrap();
     let csr = pki::node_request_for(&identity.key_pem).unwrap();
     let answer = edge.renew_certificate(csr).await.unwrap();
     let renewed = store.save(&answer, identity.ca_hash().unwrap()).unwrap();

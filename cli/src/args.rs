@@ -26,6 +26,8 @@ pub struct Cli {
 pub enum Command {
     /// Run a whole pool on this machine: Kubernetes API, scheduler and one agent, until Ctrl-C
     Up(up::Args),
+    /// Run one scheduler of a cluster: journal in etcd, objects in the cluster's own Kubernetes API
+    Scheduler(Box<cmd::scheduler::Args>),
     /// Run a model on one input and print the result
     Run(cmd::run::Args),
     /// Say why a job is where it is: nodes counted by reason, tasks, failures, what would help

@@ -38,20 +38,31 @@ pub enum BlobError {
 #[derive(Debug)]
 pub struct BlobStore {
     root: PathBuf,
-    staging: AtomicU64,
+    /// This process's own folder of half-written files.
+    staging: PathBuf,
+    staged: AtomicU64,
 }
 
 impl BlobStore {
-    /// Opens or makes the folder; half-written files of an earlier life are removed.
+    /// Opens or makes the folder. Another scheduler may have it open too.
     pub fn open(root: &Path) -> io::Result<Self> {
-        let staging = root.join("staging");
-        if staging.exists() {
-            std::fs::remove_dir_all(&staging)?;
-        }
-        for folder in [root.join("sha256"), root.join("grants"), staging] {
+        let staging = root.join("staging").join(hex::encode(rand::random::<[u8; 8]>()));
+        for folder in [root.join("sha256"), root.join("grants"), staging.clone()] {
             std::fs::create_dir_all(folder)?;
         }
-        Ok(Self { root: root.into(), staging: AtomicU64::new(0) })
+        Ok(Self { root: root.into(), staging, staged: AtomicU64::new(0) })
+    }
+
+    /// Removes what earlier leaders left half-written. For the leader alone.
+    pub fn clear_staging(&self) -> io::Result<()> {
+        for entry in std::fs::read_dir(self.root.join("staging"))? {
+            let path = entry?.path();
+            if path != self.staging {
+                std::fs::remove_dir_all(path)?;
+            }
+        }
+        // An earlier leader did the same to ours.
+        std::fs::create_dir_all(&self.staging)
     }
 
     fn path(&self, digest: &Digest) -> PathBuf {
@@ -64,8 +75,8 @@ impl BlobStore {
 
     /// Begins a blob of at most `limit` bytes.
     pub async fn writer(&self, limit: Bytes) -> Result<BlobWriter, BlobError> {
-        let number = self.staging.fetch_add(1, Ordering::Relaxed);
-        let path = self.root.join("staging").join(number.to_string());
+        let number = self.staged.fetch_add(1, Ordering::Relaxed);
+        let path = self.staging.join(number.to_string());
         let file = File::create(&path).await?;
         Ok(BlobWriter { file, staged: Staged(path), hasher: Sha256::new(), written: 0, limit })
     }
@@ -242,7 +253,13 @@ mod tests {
         writer.write(b"four").await.unwrap();
         let wrong = store.finish(writer, "a", Some(Digest([0; 32]))).await;
         assert!(matches!(wrong, Err(BlobError::Mismatch { .. })));
-        assert_eq!(std::fs::read_dir(folder.path().join("staging")).unwrap().count(), 0);
+        assert_eq!(std::fs::read_dir(&store.staging).unwrap().count(), 0);
+        let other = BlobStore::open(folder.path()).unwrap();
+        std::fs::write(store.staging.join("left"), b"half").unwrap();
+        other.clear_staging().unwrap();
+        assert!(!store.staging.exists() && other.staging.exists());
+        store.clear_staging().unwrap();
+        assert!(store.put("a", b"later").await.is_ok());
         assert_eq!(std::fs::read_dir(folder.path().join("sha256")).unwrap().count(), 0);
     }
 }

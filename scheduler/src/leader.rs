@@ -12,7 +12,7 @@ use crate::models::ModelRegistry;
 use crate::nodes::Nodes;
 use crate::scrape::Scrapes;
 use nightshift_placement::WhyNot;
-use nightshift_state::{Command, Core, Effect, JobResult, Journal, JournalError, Rejection, State, TaskState};
+use nightshift_state::{Command, Core, Effect, Folded, JobResult, Journal, JournalError, Rejection, State, TaskState};
 use nightshift_types::{AttemptId, CellId, Epoch, JobId, Milliseconds, NodeId, Timestamp};
 use nightshift_wire::pki::CertificateAuthority;
 use nightshift_wire::proto::{self, scheduler_message::Kind as Down};
@@ -137,8 +137,14 @@ pub struct Lead<J> {
 }
 
 /// Recovers the state from the journal and starts leading: the first commit is `LeaderStarted`.
-pub async fn start<J: Journal>(mut journal: J, cell: CellId, parts: Parts) -> Result<(Leader, Lead<J>), JournalError> {
-    let core = Core::recover(&mut journal, cell.clone(), clock()).await?;
+/// `folded` is what is known of the journal already.
+pub async fn start<J: Journal>(
+    mut journal: J,
+    cell: CellId,
+    folded: Folded,
+    parts: Parts,
+) -> Result<(Leader, Lead<J>), JournalError> {
+    let core = Core::take_over(folded, &mut journal, cell.clone(), clock()).await?;
     let epoch = journal.epoch().clone();
     let (sender, asks) = mpsc::channel(QUEUE);
     let Parts { ca, blobs, metrics, timing } = parts;

@@ -8,6 +8,7 @@
 
 pub mod blobs;
 pub mod controller;
+pub mod credentials;
 pub mod cycle;
 pub mod dispatch;
 pub mod edge;
@@ -16,6 +17,7 @@ pub mod metrics;
 pub mod models;
 pub mod nodes;
 pub mod prove;
+pub mod role;
 pub mod run;
 pub mod scrape;
 pub mod uri;

@@ -5,22 +5,25 @@
 
 use crate::blobs::{BlobStore, EVERYONE};
 use crate::controller::{self, Context};
+use crate::credentials::Credentials;
+use crate::edge::front::{self, Front, Tls};
 use crate::edge::{http, service::Edge};
 use crate::leader::{self, Lead, Leader, Parts, Timing};
 use crate::metrics::Metrics;
 use crate::prove::Prover;
+use crate::role::PodRef;
 use crate::uri::FetchPolicy;
 use anyhow::Context as _;
 use kube::runtime::events::{Recorder, Reporter};
-use nightshift_state::Journal;
+use nightshift_state::{EtcdJournal, EtcdOptions, Folded, Journal, JournalError};
 use nightshift_types::{Bytes, CellId, Milliseconds, TrustTier};
-use nightshift_wire::pki::CertificateAuthority;
+use nightshift_wire::pki::{self, CertificateAuthority};
 use nightshift_wire::proto::agent_server::AgentServer;
 use nightshift_wire::token::JoinToken;
-use std::io::Write as _;
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -31,19 +34,29 @@ const PROVE_WITHIN: Duration = Duration::from_secs(300);
 /// Largest file seeded at start.
 const MAX_SEED: Bytes = Bytes::gibi(64);
 
+/// Between two looks whether our pod is still marked, and after a failure.
+const MARK_AGAIN: Duration = Duration::from_secs(60);
+const MARK_RETRY: Duration = Duration::from_secs(1);
+
 /// Settings of one scheduler.
 #[derive(Debug, Clone)]
 pub struct SchedulerConfig {
-    /// Blobs, certificates and the gateway's token live here.
+    /// Blobs live here; of a cluster, the same folder for every scheduler.
     pub data_dir: PathBuf,
     /// Part of every attempt id.
     pub cell: CellId,
     /// Where agents dial; TLS with client certificates.
     pub agents_listen: SocketAddr,
-    /// Further names and addresses for the certificate that agents see.
+    /// `HOST:PORT` that join tokens name; `None`: where we listen.
+    pub agents_address: Option<String>,
+    /// Further names and addresses for the certificates that agents and the gateway's clients see.
     pub server_names: Vec<String>,
-    /// Health, metrics, gateway: plain HTTP, so loopback only.
+    /// Health, metrics, gateway: plain HTTP on loopback, TLS elsewhere.
     pub http_listen: SocketAddr,
+    /// `HOST:PORT` of the gateway as people reach it; `None`: where we listen.
+    pub http_address: Option<String>,
+    /// The pod this process runs in, to be marked while it leads.
+    pub pod: Option<PodRef>,
     /// `nightshift-agent`, for proving runs.
     pub prover: Option<PathBuf>,
     /// What URIs may be fetched.
@@ -54,49 +67,99 @@ pub struct SchedulerConfig {
     pub seeds: Vec<PathBuf>,
 }
 
+/// A scheduler that does not lead yet: its HTTP port is open, the agents' port is not.
+pub struct Standby {
+    config: SchedulerConfig,
+    credentials: Credentials,
+    blobs: BlobStore,
+    metrics: Metrics,
+    front: Front,
+    ready: Arc<AtomicBool>,
+}
+
 /// A scheduler that listens and has recovered, but does not lead yet.
 pub struct Scheduler<J> {
     lead: Lead<J>,
     leader: Leader,
     context: Context,
     agents: (TcpListener, SocketAddr),
-    http: (TcpListener, SocketAddr),
+    agents_address: String,
+    front: Front,
     tls: ServerTlsConfig,
     gateway_token: String,
+    pod: Option<PodRef>,
 }
 
-/// Opens everything, recovers the state, and binds the listeners.
+/// One machine: opens everything, recovers the state, and binds the listeners.
 pub async fn start<J: Journal>(
     config: SchedulerConfig,
     client: kube::Client,
     journal: J,
 ) -> anyhow::Result<Scheduler<J>> {
-    if !config.http_listen.ip().is_loopback() {
-        anyhow::bail!(
-            "--http-listen {} is not loopback: the gateway has no TLS yet, put a proxy before it",
-            config.http_listen
-        );
-    }
     std::fs::create_dir_all(&config.data_dir).with_context(|| config.data_dir.display().to_string())?;
-    let blobs = BlobStore::open(&config.data_dir.join("blobs")).context("the blob store")?;
-    seed(&blobs, &config.seeds).await?;
-    let ca = certificate_authority(&config.data_dir.join("pki"))?;
-    let tls = server_tls(&ca, &config.server_names)?;
-    let agents = bind(config.agents_listen, "--agents-listen").await?;
-    let http = bind(config.http_listen, "--http-listen").await?;
-    let gateway_token = gateway_token(&config.data_dir, http.1)?;
-    let parts = Parts { ca, blobs, metrics: Metrics::new(), timing: config.timing };
-    let (leader, lead) = leader::start(journal, config.cell, parts).await?;
-    let reporter = Reporter { controller: "nightshift.dev/scheduler".into(), instance: None };
-    let context = Context {
-        recorder: Recorder::new(client.clone(), reporter),
-        client,
-        leader: leader.clone(),
-        policy: config.fetch,
-        prover: Prover { program: config.prover, timeout: PROVE_WITHIN },
-        gateway_url: format!("http://{}", http.1),
-    };
-    Ok(Scheduler { lead, leader, context, agents, http, tls, gateway_token })
+    let credentials = Credentials::in_folder(&config.data_dir)?;
+    let standby = Standby::open(config, credentials).await?;
+    standby.credentials.write_gateway_file(&standby.config.data_dir, standby.http_addr())?;
+    standby.lead(client, journal, Folded::default()).await
+}
+
+impl Standby {
+    /// Opens the blob store and the HTTP port.
+    pub async fn open(config: SchedulerConfig, credentials: Credentials) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(&config.data_dir).with_context(|| config.data_dir.display().to_string())?;
+        let blobs = BlobStore::open(&config.data_dir.join("blobs")).context("the blob store")?;
+        let (metrics, ready) = (Metrics::new(), Arc::new(AtomicBool::new(false)));
+        let (listener, address) = bind(config.http_listen, "--http-listen").await?;
+        let tls = if address.ip().is_loopback() {
+            None
+        } else {
+            let config = pki::server_config(&credentials.ca, &config.server_names)?;
+            Some(Tls { config, token: credentials.gateway_token.clone() })
+        };
+        let front = Front::open(listener, tls, front::standby(metrics.clone(), ready.clone()))?;
+        Ok(Self { config, credentials, blobs, metrics, front, ready })
+    }
+
+    /// Where health, metrics and the gateway are.
+    pub fn http_addr(&self) -> SocketAddr {
+        self.front.address()
+    }
+
+    /// Folds along with whoever leads, until this process does.
+    pub async fn wait_for_lead(&self, options: &EtcdOptions, folded: &mut Folded) -> Result<EtcdJournal, JournalError> {
+        let mut progress = |_: &Folded| self.ready.store(true, Ordering::Relaxed);
+        nightshift_state::stand_by(options, folded, &mut progress).await
+    }
+
+    /// Takes over: reads what `folded` does not hold yet, and opens the agents' port.
+    pub async fn lead<J: Journal>(
+        self,
+        client: kube::Client,
+        journal: J,
+        folded: Folded,
+    ) -> anyhow::Result<Scheduler<J>> {
+        let Self { config, credentials, blobs, metrics, front, .. } = self;
+        blobs.clear_staging().context("the blob store")?;
+        seed(&blobs, &config.seeds).await?;
+        let tls = server_tls(&credentials.ca, &config.server_names)?;
+        let parts = Parts { ca: credentials.ca, blobs, metrics, timing: config.timing };
+        let (leader, lead) = leader::start(journal, config.cell, folded, parts).await?;
+        let agents = bind(config.agents_listen, "--agents-listen").await?;
+        let reporter = Reporter { controller: "nightshift.dev/scheduler".into(), instance: None };
+        let scheme = if front.address().ip().is_loopback() { "http" } else { "https" };
+        let gateway = config.http_address.unwrap_or_else(|| front.address().to_string());
+        let context = Context {
+            recorder: Recorder::new(client.clone(), reporter),
+            client,
+            leader: leader.clone(),
+            policy: config.fetch,
+            prover: Prover { program: config.prover, timeout: PROVE_WITHIN },
+            gateway_url: format!("{scheme}://{gateway}"),
+        };
+        let agents_address = config.agents_address.unwrap_or_else(|| agents.1.to_string());
+        let gateway_token = credentials.gateway_token;
+        Ok(Scheduler { lead, leader, context, agents, agents_address, front, tls, gateway_token, pod: config.pod })
+    }
 }
 
 async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<(TcpListener, SocketAddr)> {
@@ -125,48 +188,12 @@ async fn seed(blobs: &BlobStore, seeds: &[PathBuf]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes a file that nobody else may read, whole or not at all.
-pub fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
-    let temporary = path.with_extension("new");
-    let _ = std::fs::remove_file(&temporary);
-    let mut options = std::fs::OpenOptions::new();
-    let mut file = options.create_new(true).write(true).mode(0o600).open(&temporary)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&temporary, path)?;
-    Ok(())
-}
-
-fn certificate_authority(folder: &Path) -> anyhow::Result<CertificateAuthority> {
-    std::fs::create_dir_all(folder)?;
-    let (certificate, key) = (folder.join("agents-ca.crt"), folder.join("agents-ca.key"));
-    if certificate.exists() && key.exists() {
-        let read = |path: &Path| std::fs::read_to_string(path).with_context(|| path.display().to_string());
-        return Ok(CertificateAuthority::from_pem(&read(&certificate)?, &read(&key)?)?);
-    }
-    let ca = CertificateAuthority::generate("nightshift agents CA")?;
-    write_private(&key, ca.key_pem())?;
-    write_private(&certificate, ca.certificate_pem())?;
-    Ok(ca)
-}
-
 fn server_tls(ca: &CertificateAuthority, names: &[String]) -> anyhow::Result<ServerTlsConfig> {
     let (chain, key) = ca.server_identity(names)?;
     Ok(ServerTlsConfig::new()
         .identity(Identity::from_pem(chain, key))
         .client_ca_root(Certificate::from_pem(ca.certificate_pem()))
         .client_auth_optional(true))
-}
-
-/// The token is kept over restarts; the address may change with each.
-fn gateway_token(data_dir: &Path, http: SocketAddr) -> anyhow::Result<String> {
-    let path = data_dir.join("gateway.json");
-    let known = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
-    let known = known.and_then(|value| value["token"].as_str().map(String::from)).filter(|token| token.len() >= 32);
-    let token = known.unwrap_or_else(|| hex::encode(rand::random::<[u8; 32]>()));
-    let url = format!("http://{http}");
-    write_private(&path, &serde_json::json!({ "url": url, "token": token }).to_string())?;
-    Ok(token)
 }
 
 impl<J: Journal + 'static> Scheduler<J> {
@@ -176,7 +203,7 @@ impl<J: Journal + 'static> Scheduler<J> {
     }
     /// Where health, metrics and the gateway are.
     pub fn http_addr(&self) -> SocketAddr {
-        self.http.1
+        self.front.address()
     }
     /// The gateway's bearer token.
     pub fn gateway_token(&self) -> &str {
@@ -196,18 +223,17 @@ impl<J: Journal + 'static> Scheduler<J> {
         let controllers = [
             tokio::spawn(controller::job::run(context.clone(), models, stop.clone())),
             tokio::spawn(controller::model::run(context.clone(), models_sender, stop.clone())),
+            tokio::spawn(mark(self.pod, context.client.clone(), stop.clone())),
             tokio::spawn(controller::node::run(context, stop.clone())),
             tokio::spawn(ping(self.leader.clone(), stop.clone())),
         ];
         let grpc = tokio::spawn(serve_agents(self.leader.clone(), self.agents.0, self.tls, stop.clone()));
-        let app = http::router(self.leader.clone(), &self.gateway_token, self.agents.1);
-        let gateway = axum::serve(self.http.0, app).with_graceful_shutdown(stop.clone().cancelled_owned());
-        let gateway = tokio::spawn(async move { gateway.await });
+        self.front.show(http::router(self.leader.clone(), &self.gateway_token, &self.agents_address));
         let led = leading.await;
         stop.cancel();
         // Streams of agents and half-read results end with their tasks: nobody waits for them.
         grpc.abort();
-        gateway.abort();
+        drop(self.front);
         for controller in controllers {
             controller.abort();
         }
@@ -232,6 +258,21 @@ async fn serve_agents(
         .add_service(service);
     server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.cancelled_owned()).await?;
     Ok(())
+}
+
+/// Marks our pod as the leader's, and sees to it that it stays so.
+async fn mark(pod: Option<PodRef>, client: kube::Client, stop: CancellationToken) {
+    let Some(pod) = pod else { return };
+    loop {
+        let again = match pod.lead(&client).await {
+            Ok(()) => MARK_AGAIN,
+            Err(error) => {
+                tracing::warn!(%error, pod = pod.name, "this pod is not marked as the leader's yet");
+                MARK_RETRY
+            }
+        };
+        tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(again) => {} }
+    }
 }
 
 /// Measures round trips.

@@ -6,6 +6,7 @@ pub mod nodes;
 pub mod push;
 pub mod results;
 pub mod run;
+pub mod scheduler;
 pub mod status;
 pub mod token;
 pub mod version;
@@ -16,6 +17,7 @@ use crate::args::Command;
 pub async fn dispatch(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Up(args) => crate::up::run(args).await,
+        Command::Scheduler(args) => scheduler::run(*args).await,
         Command::Run(args) => run::run(args).await,
         Command::Explain(args) => explain::run(args).await,
         Command::Results(args) => results::run(args).await,

@@ -112,8 +112,11 @@ impl Plane {
             data_dir: data_dir.path().into(),
             cell: CellId::new(CELL)?,
             agents_listen: settings.agents_listen,
+            agents_address: None,
             server_names: Vec::new(),
             http_listen: settings.http_listen,
+            http_address: None,
+            pod: None,
             prover: settings.prover,
             fetch: FetchPolicy {
                 allow_private: settings.allow_private,

@@ -4,6 +4,7 @@
 #![allow(dead_code)] // Each test program uses its own part.
 
 pub mod digits;
+pub mod ledger;
 pub mod sound;
 
 use nix::sys::signal::{Signal, killpg};

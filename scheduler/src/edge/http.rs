@@ -4,6 +4,7 @@
 //! token; every body has a limit; errors are `{"error": …}` with the remedy.
 
 use crate::blobs::{BlobError, EVERYONE};
+use crate::edge::front::bears;
 use crate::leader::{Leader, SubmitError};
 use axum::body::{Body, Bytes as BodyBytes};
 use axum::extract::{DefaultBodyLimit, Path, Query, Request, State as Shared};
@@ -20,7 +21,6 @@ use nightshift_wire::token::JoinToken;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// Largest file that may be pushed.
@@ -48,9 +48,9 @@ impl IntoResponse for Failure {
 type Answer<T> = Result<T, Failure>;
 
 /// The whole HTTP surface. `token` opens `/v1`; `agents` is the address that agents dial.
-pub fn router(leader: Leader, token: &str, agents: SocketAddr) -> Router {
+pub fn router(leader: Leader, token: &str, agents: &str) -> Router {
     let token_hash = Sha256::digest(token.as_bytes()).into();
-    let gateway = Gateway { leader, token_hash, agents: agents.to_string().into() };
+    let gateway = Gateway { leader, token_hash, agents: agents.into() };
     let guarded = Router::new()
         .route("/v1/namespaces/{namespace}/blobs", post(push).layer(DefaultBodyLimit::disable()))
         .route("/v1/namespaces/{namespace}/jobs/{name}/results", get(results))
@@ -68,11 +68,7 @@ pub fn router(leader: Leader, token: &str, agents: SocketAddr) -> Router {
 }
 
 async fn authenticate(Shared(gateway): Shared<Gateway>, request: Request, next: Next) -> Response {
-    let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let given = given.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
-    // Hashes are compared, so the time taken says nothing of the token.
-    let hash: [u8; 32] = Sha256::digest(given.as_bytes()).into();
-    if hash != gateway.token_hash {
+    if !bears(&request, &gateway.token_hash) {
         let text = "a bearer token is needed: it stands in gateway.json of the data folder";
         return Failure(StatusCode::UNAUTHORIZED, text.into()).into_response();
     }

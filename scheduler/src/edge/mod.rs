@@ -2,8 +2,10 @@
 //!
 //! * [`service`]: the agents' gRPC calls: joining, blobs, results, metrics
 //! * [`session`]: one agent's stream: hello, heartbeats, outcomes
+//! * [`front`]: the HTTP port, of a leader and of a standby
 //! * [`http`]: health, metrics, and the gateway for people's tools
 
+pub mod front;
 pub mod http;
 pub mod service;
 pub mod session;

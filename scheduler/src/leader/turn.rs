@@ -32,12 +32,16 @@ impl<J: Journal> Lead<J> {
         let mut timer = tokio::time::interval(TICK);
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.shared.metrics.leader.set(1);
+        let mut lost = std::pin::pin!(self.journal.lost());
         loop {
             let mut gathered = Vec::new();
             let mut news = true;
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
+                () = &mut lost => {
+                    return Err(JournalError::LostFence("its lease ran out".into()));
+                }
                 count = self.asks.recv_many(&mut gathered, MAX_GATHERED) => if count == 0 { break },
                 () = self.shared.wake.notified() => {}
                 _ = timer.tick() => news = self.planned.elapsed() >= REPLAN,
@@ -45,6 +49,10 @@ impl<J: Journal> Lead<J> {
             self.turn(gathered, news).await?;
         }
         self.shared.metrics.leader.set(0);
+        // A standby need not wait for the lease; where that fails it does.
+        if let Err(error) = self.journal.resign().await {
+            tracing::warn!(%error, "the lead was not given away: it ends with its lease");
+        }
         Ok(())
     }
 

@@ -1,0 +1,348 @@
+//! Cluster mode with real parts: etcd, two `nightshift scheduler` processes, three real agents, a Kubernetes API over TLS.
+//! The agent with the most work and the leading scheduler are killed in the middle of a batch, over and over: each task is
+//! settled once, as the journal itself says to code that shares nothing with the fold.
+
+mod common;
+
+use common::ledger::Story;
+use common::{Home, Process, model};
+use kube::api::{Api, PostParams};
+use nightshift_apiserver::{ApiServer, Config};
+use nightshift_crds::{InferenceJob, ModelArtifact};
+use nightshift_testkit::etcd::Etcd;
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+
+const TASKS: u64 = 200;
+const ROUNDS: u64 = 20;
+
+/// A cluster of the test's own.
+struct Cluster {
+    home: Home,
+    etcd: Etcd,
+    client: kube::Client,
+    schedulers: [Scheduler; 2],
+    agents: Vec<Agent>,
+    story: Story,
+    _stop: tokio_util::sync::DropGuard,
+}
+
+struct Scheduler {
+    process: Process,
+    agents_port: u16,
+    http_port: u16,
+}
+
+struct Agent {
+    name: String,
+    process: Process,
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Waits until `look` gives something.
+async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(started.elapsed() < common::DEADLINE, "not within {:?}: {what}", common::DEADLINE);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let home = Home::new();
+        std::fs::create_dir_all(home.data()).unwrap();
+        let etcd = Etcd::start_tls().await;
+        let tls = etcd.client_tls().unwrap();
+        for (name, text) in [("ca.crt", &tls.ca), ("tls.crt", &tls.certificate), ("tls.key", &tls.key)] {
+            home.write(&format!("etcd/{name}"), text);
+        }
+        let crds = nightshift_crds::all().iter().map(|crd| serde_json::to_value(crd).unwrap()).collect();
+        let listen = "127.0.0.1:0".parse().unwrap();
+        let api = Config { data_dir: home.data().join("api"), listen, crds, server_names: vec![] };
+        let api = ApiServer::open(api).await.unwrap();
+        let client = api.client();
+        let stop = CancellationToken::new();
+        tokio::spawn(api.serve(stop.clone()));
+        let schedulers = [(); 2].map(|()| {
+            let (agents_port, http_port) = (free_port(), free_port());
+            Scheduler { process: scheduler(&home, &etcd, agents_port, http_port), agents_port, http_port }
+        });
+        let _stop = stop.drop_guard();
+        let mut cluster = Self { home, etcd, client, schedulers, agents: Vec::new(), story: Story::default(), _stop };
+        for number in 0..3 {
+            cluster.join(&format!("agent-{number}")).await;
+        }
+        cluster
+    }
+
+    /// Which scheduler leads, once one does.
+    async fn leader(&self) -> usize {
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        until("a scheduler leads", async || {
+            for (index, scheduler) in self.schedulers.iter().enumerate() {
+                let url = format!("http://127.0.0.1:{}/metrics", scheduler.http_port);
+                let Ok(answer) = http.get(url).send().await else { continue };
+                if answer.text().await.unwrap_or_default().contains("\nnightshift_scheduler_leader 1\n") {
+                    return Some(index);
+                }
+            }
+            None
+        })
+        .await
+    }
+
+    /// The gateway's token, as the chart's notes tell people to read it.
+    async fn gateway_token(&self) -> String {
+        let api: Api<k8s_openapi::api::core::v1::Secret> = Api::namespaced(self.client.clone(), "default");
+        let secret = api.get("nightshift-scheduler").await.unwrap();
+        String::from_utf8(secret.data.unwrap()["gateway-token"].0.clone()).unwrap()
+    }
+
+    async fn join(&mut self, name: &str) {
+        let leader = self.leader().await;
+        let url = format!("http://127.0.0.1:{}/v1/tokens", self.schedulers[leader].http_port);
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let request = http.post(url).bearer_auth(self.gateway_token().await).json(&json!({ "owner": name }));
+        let answer: Value = request.send().await.unwrap().error_for_status().unwrap().json().await.unwrap();
+        let process = self.agent_process(name, Some(answer["token"].as_str().unwrap()));
+        self.agents.push(Agent { name: name.into(), process });
+    }
+
+    fn agent_process(&self, name: &str, token: Option<&str>) -> Process {
+        let servers: Vec<String> =
+            self.schedulers.iter().map(|scheduler| format!("127.0.0.1:{}", scheduler.agents_port)).collect();
+        let mut command = Command::new(self.home.agent());
+        self.home.environment(&mut command);
+        command.args(["run", "--server", &servers.join(","), "--name", name, "--threads", "1", "--memory", "1Gi"]);
+        command.arg("--data-dir").arg(self.home.folder.path().join(name));
+        if let Some(token) = token {
+            command.env("NIGHTSHIFT_JOIN_TOKEN", token);
+        }
+        Process::start(&mut command)
+    }
+
+    /// What the journal has by now.
+    async fn read_journal(&mut self) {
+        let mut etcd = self.etcd.client().await.unwrap();
+        let key = |sequence: u64| format!("/nightshift/test/batch/{sequence:016x}");
+        let range = etcd_client::GetOptions::new().with_range(key(u64::MAX)).with_limit(500);
+        let mut answer = etcd.get(key(self.story.sequence + 1), Some(range)).await.unwrap();
+        for row in answer.take_kvs() {
+            self.story.read(row.value());
+        }
+    }
+
+    /// Waits until so many of a job's tasks have succeeded.
+    async fn wait_for_successes(&mut self, job: &str, count: u64) {
+        let started = Instant::now();
+        loop {
+            self.read_journal().await;
+            if self.story.successes(job) as u64 >= count {
+                return;
+            }
+            assert!(
+                started.elapsed() < common::DEADLINE,
+                "{count} tasks in time: {}{}",
+                self.story.successes(job),
+                self.logs()
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn apply_model(&self) {
+        let (api, mut model): (Api<ModelArtifact>, Value) =
+            (Api::namespaced(self.client.clone(), "default"), serde_json::from_str(&json_model()).unwrap());
+        model["metadata"]["namespace"] = "default".into();
+        api.create(&PostParams::default(), &serde_json::from_value(model).unwrap()).await.unwrap();
+    }
+
+    /// A batch; returns its uid, which is the job's id in the journal.
+    async fn apply_batch(&self, name: &str) -> String {
+        let items: Vec<String> = (0..TASKS)
+            .map(|task| {
+                let samples: Vec<&str> = (0..64).map(|n| if n == task % 64 { "0.5" } else { "0" }).collect();
+                format!("[[{}]]", std::iter::repeat_n(samples.join(","), 8).collect::<Vec<_>>().join(","))
+            })
+            .collect();
+        let job = json!({
+            "apiVersion": "nightshift.dev/v1alpha1", "kind": "InferenceJob", "metadata": { "name": name },
+            "spec": { "modelRef": { "name": "silero-json" }, "parallelism": 12, "input": { "items": items } },
+        });
+        let api: Api<InferenceJob> = Api::namespaced(self.client.clone(), "default");
+        let job = api.create(&PostParams::default(), &serde_json::from_value(job).unwrap()).await.unwrap();
+        job.metadata.uid.unwrap()
+    }
+
+    async fn wait_complete(&self, name: &str) -> nightshift_crds::InferenceJobStatus {
+        let api: Api<InferenceJob> = Api::namespaced(self.client.clone(), "default");
+        until(&format!("{name} is complete"), async || {
+            let status = api.get(name).await.unwrap().status?;
+            let is = |kind: &str| status.conditions.iter().any(|c| c.type_ == kind && c.status == "True");
+            assert!(!is("Failed"), "{name}: {:?}{}", status.conditions, self.logs());
+            is("Complete").then_some(status)
+        })
+        .await
+    }
+
+    fn logs(&self) -> String {
+        let processes = self.schedulers.iter().map(|s| &s.process).chain(self.agents.iter().map(|a| &a.process));
+        let tail = |process: &Process| {
+            let output = process.output();
+            let lines: Vec<&str> = output.lines().collect();
+            format!("\n--- {}\n{}", process.pid(), lines[lines.len().saturating_sub(15)..].join("\n"))
+        };
+        processes.map(tail).collect()
+    }
+
+    /// kill -9. Its work is lost with its lease.
+    async fn kill_agent(&mut self, name: &str) {
+        let index = self.agents.iter().position(|agent| agent.name == name).unwrap();
+        self.agents[index].process.signal(Signal::SIGKILL);
+        self.agents[index].process.wait();
+    }
+
+    /// Its machine is back.
+    async fn restart_agent(&mut self, name: &str) {
+        let index = self.agents.iter().position(|agent| agent.name == name).unwrap();
+        self.agents[index].process = self.agent_process(name, None);
+    }
+
+    /// kill -9, and a start as its supervisor would do it.
+    async fn kill_leader(&mut self) {
+        let index = self.leader().await;
+        self.schedulers[index].process.signal(Signal::SIGKILL);
+        self.schedulers[index].process.wait();
+        let Scheduler { agents_port, http_port, .. } = self.schedulers[index];
+        self.schedulers[index].process = scheduler(&self.home, &self.etcd, agents_port, http_port);
+    }
+}
+
+fn scheduler(home: &Home, etcd: &Etcd, agents_port: u16, http_port: u16) -> Process {
+    let file = |name: &str| -> PathBuf { home.folder.path().join("etcd").join(name) };
+    let mut command = home.command();
+    command.args(["scheduler", "--namespace", "default", "--cell", "test", "--etcd-prefix", "/nightshift/test"]);
+    command.arg("--kubeconfig").arg(home.data().join("api/kubeconfig")).args(["--etcd", &etcd.endpoint()]);
+    command.arg("--etcd-ca-file").arg(file("ca.crt")).arg("--etcd-cert-file").arg(file("tls.crt"));
+    command.arg("--etcd-key-file").arg(file("tls.key")).arg("--data-dir").arg(home.data().join("shared"));
+    command.args(["--agents-listen", &format!("127.0.0.1:{agents_port}")]);
+    command.args(["--http-listen", &format!("127.0.0.1:{http_port}")]);
+    command.args(["--leader-lease", "2s", "--agent-lease", "3s", "--heartbeat", "500ms"]);
+    command.arg("--agent-program").arg(home.agent()).arg("--seed").arg(model());
+    Process::start(&mut command)
+}
+
+/// The voice model with samples as JSON, so that an item is a task.
+fn json_model() -> String {
+    let digest =
+        nightshift_types::Digest(<sha2::Sha256 as sha2::Digest>::digest(std::fs::read(model()).unwrap()).into());
+    json!({
+        "apiVersion": "nightshift.dev/v1alpha1", "kind": "ModelArtifact", "metadata": { "name": "silero-json" },
+        "spec": {
+            "source": { "uri": format!("store://sha256/{}", digest.hex()) }, "digest": digest.to_string(),
+            "method": "audio_forward",
+            "inputs": [
+                { "name": "audio", "codec": "json", "dtype": "float32", "shape": [1, -1] },
+                { "name": "sampleRate", "codec": "tensor", "dtype": "int64", "constant": "16000" },
+            ],
+            "outputs": [{ "name": "speech", "codec": "json", "dtype": "float32" }],
+            "variants": [{ "name": "fp32", "memory": { "weights": "4Mi", "perItem": "16Mi", "context": "64Mi" } }],
+        },
+    })
+    .to_string()
+}
+
+/// Small numbers from a seed (SplitMix64: Steele, Lea and Flood, OOPSLA 2014).
+fn random(seed: &mut u64) -> u64 {
+    *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *seed;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_and_leaders_are_killed_and_each_task_is_settled_once() {
+    let rounds = std::env::var("NIGHTSHIFT_KILL_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
+    let mut cluster = Cluster::start().await;
+    cluster.apply_model().await;
+    for round in 0..rounds {
+        let mut seed = round;
+        // Between 20 % and 80 % of the batch, the agent first.
+        let (a, b) = (40 + random(&mut seed) % 121, 40 + random(&mut seed) % 121);
+        let (first, second) = (a.min(b), a.max(b));
+        let name = format!("batch-{round}");
+        let started = Instant::now();
+        let job = cluster.apply_batch(&name).await;
+        cluster.wait_for_successes(&job, first).await;
+        let busiest = cluster.story.busiest(&job).expect("somebody works");
+        cluster.kill_agent(&busiest).await;
+        cluster.wait_for_successes(&job, second).await;
+        let before = cluster.story.successes(&job) as u64;
+        assert!(before < TASKS, "round {round}: the kill came too late");
+        cluster.kill_leader().await;
+        cluster.wait_for_successes(&job, TASKS).await;
+        let status = cluster.wait_complete(&name).await;
+        assert_eq!(status.completed_indexes.as_deref(), Some("0-199"));
+        cluster.read_journal().await;
+        cluster.story.assert_settled_once(&job, TASKS);
+        let lost = cluster.story.ended.iter().filter(|(a, how)| a.0 == job && **how == "failed").count();
+        cluster.restart_agent(&busiest).await;
+        println!(
+            "round {round}: {busiest} killed at {first}, the leader at {before} of {TASKS}; {lost} attempts lost; {:.1} s",
+            started.elapsed().as_secs_f64()
+        );
+    }
+    assert!(cluster.story.leaders.len() as u64 > rounds, "each round had a new leader");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_slept_through_its_lease_writes_nothing_and_ends() {
+    let mut cluster = Cluster::start().await;
+    cluster.apply_model().await;
+    let job = cluster.apply_batch("batch").await;
+    cluster.wait_for_successes(&job, 40).await;
+    let old = cluster.leader().await;
+    cluster.schedulers[old].process.signal(Signal::SIGSTOP);
+    cluster.wait_for_successes(&job, 60).await;
+    let leaders = cluster.story.leaders.len();
+    assert_eq!(leaders, 2, "the standby took over");
+    // Awake again it has reports of agents and a plan of its own: its write is refused, and it ends.
+    cluster.schedulers[old].process.signal(Signal::SIGCONT);
+    let status = cluster.schedulers[old].process.wait();
+    assert_eq!(status.code(), Some(1), "{}", cluster.logs());
+    assert!(cluster.schedulers[old].process.output().contains("no longer leads"), "{}", cluster.logs());
+    cluster.wait_complete("batch").await;
+    cluster.read_journal().await;
+    cluster.story.assert_settled_once(&job, TASKS);
+    assert_eq!(cluster.story.leaders.len(), leaders, "nobody else led");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_asked_to_stop_hands_over() {
+    let mut cluster = Cluster::start().await;
+    cluster.apply_model().await;
+    let job = cluster.apply_batch("batch").await;
+    cluster.wait_for_successes(&job, 40).await;
+    let old = cluster.leader().await;
+    cluster.schedulers[old].process.signal(Signal::SIGTERM);
+    let status = cluster.schedulers[old].process.wait();
+    assert!(status.success(), "{status}{}", cluster.logs());
+    cluster.wait_complete("batch").await;
+    cluster.read_journal().await;
+    cluster.story.assert_settled_once(&job, TASKS);
+    assert_eq!(cluster.story.leaders.len(), 2);
+}

@@ -1,0 +1,191 @@
+//! The HTTP port: open from the start, also while another scheduler leads.
+//!
+//! in → connections, TLS unless on loopback · out → the leader's gateway, or what a standby can say · invariant: beyond
+//! loopback everything but the health checks needs the bearer token; handshakes are bounded in number and time.
+
+use crate::edge::observe;
+use crate::metrics::Metrics;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tower::ServiceExt as _;
+
+/// Handshakes at once.
+const HANDSHAKES: usize = 64;
+/// Longest handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// The port and what it shows now.
+pub struct Front {
+    address: SocketAddr,
+    current: watch::Sender<Router>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Whether a bearer token is the one whose hash this is. Hashes are compared, so the time taken says nothing of the token.
+pub fn bears(request: &Request, token_hash: &[u8; 32]) -> bool {
+    let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let given = given.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+    let hash: [u8; 32] = Sha256::digest(given.as_bytes()).into();
+    hash == *token_hash
+}
+
+impl Front {
+    /// Serves `first` until [`Front::show`] replaces it. With `tls` the port may be on any address, and is guarded.
+    pub fn open(listener: TcpListener, tls: Option<Tls>, first: Router) -> std::io::Result<Self> {
+        let address = listener.local_addr()?;
+        let (current, shown) = watch::channel(first);
+        let service = tower::service_fn(move |request: axum::http::Request<Body>| {
+            let router = shown.borrow().clone();
+            async move { Ok::<_, Infallible>(router.oneshot(request).await.unwrap_or_else(|never| match never {})) }
+        });
+        let app = Router::new().fallback_service(service);
+        let task = tokio::spawn(async move {
+            let ended = match tls {
+                None => axum::serve(listener, app).await,
+                Some(tls) => {
+                    let scrapes = observe::scrape_token(&tls.token);
+                    let hashes = [tls.token, scrapes].map(|token| Sha256::digest(token.as_bytes()).into());
+                    let guard = move |request: Request, next: Next| guard(request, next, hashes);
+                    let app = app.layer(middleware::from_fn(guard));
+                    axum::serve(TlsListener::new(listener, tls.config, address), app).await
+                }
+            };
+            if let Err(error) = ended {
+                tracing::error!(%error, "the gateway's listener ended");
+            }
+        });
+        Ok(Self { address, current, task })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// From now on requests are answered by this router; those under way end on the old one.
+    pub fn show(&self, router: Router) {
+        drop(self.current.send_replace(router));
+    }
+}
+
+/// `hashes` are of the token that opens everything, and of the one that opens scrapes.
+async fn guard(request: Request, next: Next, hashes: [[u8; 32]; 2]) -> Response {
+    let path = request.uri().path();
+    let open = matches!(path, "/healthz" | "/readyz");
+    let scrapes = observe::is_scrape(path) && bears(&request, &hashes[1]);
+    if !open && !scrapes && !bears(&request, &hashes[0]) {
+        let text = "a bearer token is needed: it is gateway-token in the scheduler's Secret";
+        return (StatusCode::UNAUTHORIZED, Json(json!({ "error": text }))).into_response();
+    }
+    next.run(request).await
+}
+
+/// What a standby answers. `ready` is true once it has folded the journal up to its head.
+pub fn standby(metrics: Metrics, ready: Arc<AtomicBool>) -> Router {
+    let readyz = move || {
+        let ready = ready.load(Ordering::Relaxed);
+        std::future::ready(if ready {
+            (StatusCode::OK, "standing by")
+        } else {
+            (StatusCode::SERVICE_UNAVAILABLE, "reading the journal")
+        })
+    };
+    let text = move || std::future::ready(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics.render()));
+    let elsewhere = || async {
+        let text = "this scheduler stands by: another one leads; its Service leads there, ask again in a moment";
+        (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "error": text })))
+    };
+    Router::new()
+        .route("/healthz", get(|| async { "ok" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(text))
+        .fallback(elsewhere)
+}
+
+/// What makes a port safe beyond loopback.
+pub struct Tls {
+    /// Our certificate and key.
+    pub config: Arc<rustls::ServerConfig>,
+    /// The bearer token.
+    pub token: String,
+}
+
+/// Accepts, and hands over what has shaken hands.
+struct TlsListener {
+    ready: mpsc::Receiver<(TlsStream<TcpStream>, SocketAddr)>,
+    address: SocketAddr,
+    accepting: JoinHandle<()>,
+}
+
+impl Drop for TlsListener {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+impl TlsListener {
+    fn new(listener: TcpListener, config: Arc<rustls::ServerConfig>, address: SocketAddr) -> Self {
+        let (sender, ready) = mpsc::channel(HANDSHAKES);
+        let acceptor = TlsAcceptor::from(config);
+        let turns = Arc::new(Semaphore::new(HANDSHAKES));
+        let accepting = tokio::spawn(async move {
+            while let Ok(turn) = turns.clone().acquire_owned().await {
+                let Ok((socket, peer)) = listener.accept().await else {
+                    // Most often out of file descriptors: others may be closed by then.
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                };
+                let (acceptor, sender) = (acceptor.clone(), sender.clone());
+                tokio::spawn(async move {
+                    let _ = socket.set_nodelay(true);
+                    match tokio::time::timeout(HANDSHAKE, acceptor.accept(socket)).await {
+                        Ok(Ok(stream)) => drop(sender.send((stream, peer)).await),
+                        Ok(Err(error)) => tracing::debug!(%error, %peer, "TLS handshake"),
+                        Err(_) => tracing::debug!(%peer, "TLS handshake timed out"),
+                    }
+                    drop(turn);
+                });
+            }
+        });
+        Self { ready, address, accepting }
+    }
+}
+
+impl axum::serve::Listener for TlsListener {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        match self.ready.recv().await {
+            Some(accepted) => accepted,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        Ok(self.address)
+    }
+}
