@@ -190,6 +190,10 @@ impl Leader {
     pub fn now(&self) -> Timestamp {
         clock()
     }
+    /// Silence after which a node's attempts are placed elsewhere.
+    pub fn lease(&self) -> Milliseconds {
+        self.shared.lease()
+    }
     /// Something soft changed: plan again.
     pub fn wake(&self) {
         self.shared.wake.notify_one();
@@ -306,6 +310,7 @@ impl Shared {
             match effect {
                 Effect::Dispatch { attempt, .. } => {
                     self.metrics.placements.inc();
+                    self.observe_wait(state, attempt);
                     self.dispatch(state, attempt);
                 }
                 Effect::Acknowledge { node, attempt } => {
@@ -316,6 +321,15 @@ impl Shared {
                 Effect::JobChanged { job } => self.job_changed(state, job),
                 Effect::Joined { node, .. } | Effect::Revoked { node } => self.changed_nodes.add(node.clone()),
             }
+        }
+    }
+
+    /// How long the task's first attempt waited since its job was admitted.
+    fn observe_wait(&self, state: &State, attempt: &AttemptId) {
+        let first = state.task(&attempt.task).is_some_and(|task| task.attempts == 1);
+        if let (true, Some(job), Some(running)) = (first, state.job(&attempt.task.job), state.current(attempt)) {
+            let waited = running.placed_at.since(job.admitted_at).as_duration();
+            self.metrics.placement_wait_seconds.observe(waited.as_secs_f64());
         }
     }
 

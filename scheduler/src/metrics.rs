@@ -1,15 +1,22 @@
 //! The scheduler's metrics, injected where they are counted. Labels come from enums; names end in units.
+//!
+//! in → counts, durations · out → Prometheus' text · invariant: every series but a device class's exists from the start,
+//! so that rates and alerts see the first increase. What is true now rather than counted is in [`facts`].
 
-use nightshift_types::FailureReason;
+pub mod facts;
+
+use nightshift_types::{Bytes, FailureReason};
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Counter, Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
+use std::time::Duration;
 
 /// Every metric of one scheduler.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Registry,
-    /// Jobs by state: waiting, running.
+    /// Tasks by state: waiting, running.
     pub tasks: IntGaugeVec,
     /// Jobs that ended, by result.
     pub jobs_finished: IntCounterVec,
@@ -22,14 +29,20 @@ pub struct Metrics {
     /// From a cycle's start to its commit.
     pub cycle_seconds: Histogram,
     /// One durable append.
-    pub append_seconds: Histogram,
+    append_seconds: Histogram,
+    /// Batches appended.
+    batches: IntCounter,
+    /// Their bytes.
+    batch_bytes: IntCounter,
+    /// Appends that the store did not answer and that were tried again.
+    pub append_errors: IntCounter,
+    /// From a job's admission to the first placement of each of its tasks.
+    pub placement_wait_seconds: Histogram,
     /// From placement to the accepted report.
     pub attempt_seconds: Histogram,
-    /// Events journaled.
-    pub events: IntCounter,
     /// Agents connected now.
     pub sessions: IntGauge,
-    /// Tasks that no node fits, as of the last cycle.
+    /// Jobs of which no node takes a task, as of the last cycle.
     pub unschedulable: IntGauge,
     /// Bytes sent to agents.
     pub blob_sent_bytes: IntCounter,
@@ -37,6 +50,10 @@ pub struct Metrics {
     pub blob_received_bytes: IntCounter,
     /// Reconciliations that failed and will be tried again, by kind.
     pub reconcile_errors: IntCounterVec,
+    /// Watches of the Kubernetes API that broke and were begun again, by kind.
+    pub watch_errors: IntCounterVec,
+    /// Scrapes of agents, by result: answered, failed.
+    pub scrapes: IntCounterVec,
     /// 1 while this process leads.
     pub leader: IntGauge,
 }
@@ -51,6 +68,8 @@ impl Metrics {
         let build = Builder { registry: &registry };
         let fast = vec![0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0];
         let slow = vec![0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+        let version = build.gauges("scheduler_build_info", "1; the label has the version.", &["version"]);
+        version.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let metrics = Self {
             tasks: build.gauges("scheduler_tasks", "Tasks now, by state.", &["state"]),
             jobs_finished: build.counters("scheduler_jobs_finished_total", "Jobs that ended, by result.", &["result"]),
@@ -64,17 +83,39 @@ impl Metrics {
             cycle_seconds: build.histogram("scheduler_cycle_seconds", "A cycle, from its start to its commit.", &fast),
             append_seconds: build.histogram("scheduler_journal_append_seconds", "One durable append.", &fast),
             attempt_seconds: build.histogram("scheduler_attempt_seconds", "From placement to accepted report.", &slow),
-            events: build.counter("scheduler_journal_events_total", "Events journaled."),
+            batches: build.counter("scheduler_journal_batches_total", "Batches appended to the journal."),
+            batch_bytes: build.counter("scheduler_journal_bytes_total", "Bytes appended to the journal."),
+            append_errors: build
+                .counter("scheduler_journal_append_errors_total", "Appends that had to be tried again."),
+            placement_wait_seconds: build.histogram(
+                "scheduler_placement_wait_seconds",
+                "From a job's admission to the first placement of each of its tasks.",
+                &slow,
+            ),
             sessions: build.gauge("scheduler_sessions", "Agents connected now."),
-            unschedulable: build.gauge("scheduler_unschedulable_tasks", "Tasks no node fits, as of the last cycle."),
+            unschedulable: build
+                .gauge("scheduler_unschedulable_jobs", "Jobs of which no node takes a task, as of the last cycle."),
             blob_sent_bytes: build.counter("edge_blob_sent_bytes_total", "Bytes of blobs sent to agents."),
             blob_received_bytes: build.counter("edge_blob_received_bytes_total", "Bytes of blobs received."),
             reconcile_errors: build.counters("controller_reconcile_errors_total", "Failed reconciliations.", &["kind"]),
+            watch_errors: build.counters(
+                "controller_watch_errors_total",
+                "Watches of the Kubernetes API that broke.",
+                &["kind"],
+            ),
+            scrapes: build.counters("edge_scrapes_total", "Scrapes of agents, by result.", &["result"]),
             leader: build.gauge("scheduler_leader", "1 while this process leads."),
             registry,
         };
         metrics.pre_create();
         metrics
+    }
+
+    /// A batch became durable.
+    pub fn appended(&self, bytes: Bytes, took: Duration) {
+        self.append_seconds.observe(took.as_secs_f64());
+        self.batches.inc();
+        self.batch_bytes.inc_by(bytes.0);
     }
 
     /// Series exist from the start, so that rates and alerts see their first increase.
@@ -91,6 +132,10 @@ impl Metrics {
         }
         for kind in ["InferenceJob", "ModelArtifact", "ComputeNode"] {
             self.reconcile_errors.with_label_values(&[kind]);
+            self.watch_errors.with_label_values(&[kind]);
+        }
+        for result in ["answered", "failed"] {
+            self.scrapes.with_label_values(&[result]);
         }
     }
 
@@ -126,6 +171,12 @@ impl Builder<'_> {
     }
     fn gauge(&self, name: &str, help: &str) -> IntGauge {
         self.register(IntGauge::new(name, help))
+    }
+    fn float(&self, name: &str, help: &str) -> Gauge {
+        self.register(Gauge::new(name, help))
+    }
+    fn total(&self, name: &str, help: &str, value: f64) {
+        self.register(Counter::new(name, help)).inc_by(value.max(0.0));
     }
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
         self.register(IntCounterVec::new(Opts::new(name, help), labels))

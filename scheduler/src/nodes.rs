@@ -3,6 +3,8 @@
 //! in → hellos, heartbeats, the operator's ComputeNodes, running attempts of the fold · out → the placement's view ·
 //! invariant: of two sessions of one node the higher number wins; what an agent claims is labelled as a claim.
 
+pub mod census;
+
 use nightshift_crds::{DECLARED_LABEL_PREFIX, LABEL_DEVICE_CLASS, LABEL_REGION};
 use nightshift_placement::{DeviceView, NodeView, Snapshot, Unavailable};
 use nightshift_state::State;

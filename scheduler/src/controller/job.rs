@@ -12,7 +12,7 @@ use crate::models::Readiness;
 use futures::StreamExt;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::runtime::Controller;
-use kube::runtime::controller::{Action, Config};
+use kube::runtime::controller::{Action, Config, Error as ControllerError};
 use kube::runtime::events::{Event, EventType};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher;
@@ -61,6 +61,7 @@ pub async fn run(context: Context, models_changed: tokio::sync::watch::Receiver<
     let config = Config::default().concurrency(CONCURRENCY);
     let models = tokio_stream::wrappers::WatchStream::from_changes(models_changed).map(|_| ());
     let controller = Controller::new(jobs, watcher::Config::default());
+    let watch_errors = context.leader.metrics().watch_errors.with_label_values(&["InferenceJob"]);
     tokio::spawn(sweep(context.clone(), controller.store(), shutdown.clone()));
     controller
         .with_config(config)
@@ -68,7 +69,12 @@ pub async fn run(context: Context, models_changed: tokio::sync::watch::Receiver<
         .reconcile_on(changed(context.clone()))
         .graceful_shutdown_on(shutdown.cancelled_owned())
         .run(reconcile, on_error, Arc::new(context))
-        .for_each(|_| std::future::ready(()))
+        .for_each(|result| {
+            if let Err(ControllerError::QueueError(_)) = result {
+                watch_errors.inc();
+            }
+            std::future::ready(())
+        })
         .await;
 }
 

@@ -109,7 +109,10 @@ impl Loader {
                     self.models.keys().filter(|key| !self.listing.contains(*key)).cloned().collect();
                 gone.iter().for_each(|key| self.gone(key, changed));
             }
-            Err(error) => tracing::warn!(%error, "watching ModelArtifacts; trying again"),
+            Err(error) => {
+                tracing::warn!(%error, "watching ModelArtifacts; trying again");
+                self.context.leader.metrics().watch_errors.with_label_values(&["ModelArtifact"]).inc();
+            }
         }
     }
 

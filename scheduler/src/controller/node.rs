@@ -76,7 +76,10 @@ impl Keeper {
                 self.context.leader.wake();
                 self.write_all().await;
             }
-            Err(error) => tracing::warn!(%error, "watching ComputeNodes; trying again"),
+            Err(error) => {
+                tracing::warn!(%error, "watching ComputeNodes; trying again");
+                self.context.leader.metrics().watch_errors.with_label_values(&["ComputeNode"]).inc();
+            }
         }
     }
 

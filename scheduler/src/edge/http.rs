@@ -1,10 +1,11 @@
-//! Health, metrics, and the gateway of people's tools: pushes, results, explanations, join tokens.
+//! Health, and the gateway of people's tools: pushes, results, explanations, join tokens.
 //!
 //! in → HTTP on loopback · out → JSON, JSON Lines, Prometheus' text · invariant: everything under `/v1` needs the bearer
 //! token; every body has a limit; errors are `{"error": …}` with the remedy.
 
 use crate::blobs::{BlobError, EVERYONE};
 use crate::edge::front::bears;
+use crate::edge::observe;
 use crate::leader::{Leader, SubmitError};
 use axum::body::{Body, Bytes as BodyBytes};
 use axum::extract::{DefaultBodyLimit, Path, Query, Request, State as Shared};
@@ -31,13 +32,14 @@ const MAX_LINE: Bytes = Bytes::mebi(64);
 /// What the gateway's handlers share.
 #[derive(Clone)]
 pub struct Gateway {
-    leader: Leader,
+    pub(super) leader: Leader,
     token_hash: [u8; 32],
+    scrape_hash: [u8; 32],
     agents: Arc<str>,
 }
 
 /// An error as a person reads it.
-struct Failure(StatusCode, String);
+pub(super) struct Failure(pub(super) StatusCode, pub(super) String);
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
@@ -45,30 +47,33 @@ impl IntoResponse for Failure {
     }
 }
 
-type Answer<T> = Result<T, Failure>;
+pub(super) type Answer<T> = Result<T, Failure>;
 
 /// The whole HTTP surface. `token` opens `/v1`; `agents` is the address that agents dial.
 pub fn router(leader: Leader, token: &str, agents: &str) -> Router {
     let token_hash = Sha256::digest(token.as_bytes()).into();
-    let gateway = Gateway { leader, token_hash, agents: agents.into() };
+    let scrape_hash = Sha256::digest(observe::scrape_token(token).as_bytes()).into();
+    let gateway = Gateway { leader, token_hash, scrape_hash, agents: agents.into() };
     let guarded = Router::new()
         .route("/v1/namespaces/{namespace}/blobs", post(push).layer(DefaultBodyLimit::disable()))
         .route("/v1/namespaces/{namespace}/jobs/{name}/results", get(results))
         .route("/v1/namespaces/{namespace}/jobs/{name}/explain", get(explain))
         .route("/v1/tokens", post(create_token))
-        .route("/v1/nodes/{node}/metrics", get(node_metrics))
+        .route("/v1/nodes/{node}/metrics", get(observe::node_metrics))
+        .route("/v1/prometheus/targets", get(observe::targets))
         .layer(middleware::from_fn_with_state(gateway.clone(), authenticate));
     Router::new()
         .route("/healthz", get(|| async { "ok" }))
         .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(observe::metrics))
         .merge(guarded)
         .fallback(|| async { Failure(StatusCode::NOT_FOUND, "no such page; the gateway is under /v1".into()) })
         .with_state(gateway)
 }
 
 async fn authenticate(Shared(gateway): Shared<Gateway>, request: Request, next: Next) -> Response {
-    if !bears(&request, &gateway.token_hash) {
+    let scrapes = observe::is_scrape(request.uri().path()) && bears(&request, &gateway.scrape_hash);
+    if !scrapes && !bears(&request, &gateway.token_hash) {
         let text = "a bearer token is needed: it stands in gateway.json of the data folder";
         return Failure(StatusCode::UNAUTHORIZED, text.into()).into_response();
     }
@@ -78,10 +83,6 @@ async fn authenticate(Shared(gateway): Shared<Gateway>, request: Request, next: 
 async fn ready(Shared(gateway): Shared<Gateway>) -> Answer<&'static str> {
     let leads = gateway.leader.metrics().leader.get() == 1;
     if leads { Ok("ok") } else { Err(Failure(StatusCode::SERVICE_UNAVAILABLE, "not leading".into())) }
-}
-
-async fn metrics(Shared(gateway): Shared<Gateway>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], gateway.leader.metrics().render())
 }
 
 #[derive(Deserialize)]
@@ -275,10 +276,4 @@ pub async fn mint_token(
     };
     leader.submit(command).await?;
     Ok(token)
-}
-
-async fn node_metrics(Shared(gateway): Shared<Gateway>, Path(node): Path<String>) -> Answer<String> {
-    let id = NodeId::new(node.as_str()).map_err(|e| Failure(StatusCode::BAD_REQUEST, e.to_string()))?;
-    let text = gateway.leader.scrapes().ask(gateway.leader.nodes(), &id).await;
-    text.ok_or_else(|| Failure(StatusCode::BAD_GATEWAY, format!("node {node} is not connected or did not answer")))
 }

@@ -3,9 +3,11 @@
 //! * [`service`]: the agents' gRPC calls: joining, blobs, results, metrics
 //! * [`session`]: one agent's stream: hello, heartbeats, outcomes
 //! * [`front`]: the HTTP port, of a leader and of a standby
-//! * [`http`]: health, metrics, and the gateway for people's tools
+//! * [`http`]: health, and the gateway for people's tools
+//! * [`observe`]: metrics and service discovery, for Prometheus
 
 pub mod front;
 pub mod http;
+pub mod observe;
 pub mod service;
 pub mod session;

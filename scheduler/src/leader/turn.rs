@@ -11,7 +11,7 @@ use nightshift_placement::WhyNot;
 use nightshift_state::{
     Command, Core, Effect, EncodedBatch, Head, Journal, JournalError, Outcome, Rejection, State, Submitted,
 };
-use nightshift_types::{AttemptId, FailureReason, JobId, NodeId, Timestamp};
+use nightshift_types::{AttemptId, Bytes, FailureReason, JobId, NodeId, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
@@ -100,12 +100,12 @@ async fn append<J: Journal>(journal: &mut J, batch: &EncodedBatch, metrics: &Met
     loop {
         match journal.append(batch).await {
             Ok(head) => {
-                metrics.append_seconds.observe(started.elapsed().as_secs_f64());
-                metrics.events.inc();
+                metrics.appended(Bytes(batch.bytes().len() as u64), started.elapsed());
                 return Ok(head);
             }
             Err(error) if error.retryable() => {
                 tracing::warn!(%error, "the journal does not answer; nothing new is placed until it does");
+                metrics.append_errors.inc();
                 tokio::time::sleep(RETRY).await;
             }
             Err(error) => return Err(error),
