@@ -7,7 +7,7 @@ use crate::assignment::Work;
 use crate::engine::{Failed, Output, Task};
 use crate::executor::Executor;
 use crate::fetch::Fetcher;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Stage};
 use crate::reactor::Phase;
 use futures::FutureExt;
 use nightshift_types::FailureReason;
@@ -45,6 +45,7 @@ impl Runner {
         let (attempt, epoch) = (work.attempt.clone(), work.epoch.clone());
         info!(%attempt, model = work.model_name, device = work.demand.device, "an attempt starts");
         let mut timings = Timings::default();
+        let arrived = Instant::now();
         let running = AssertUnwindSafe(self.stages(work, &cancel, &phase, &mut timings)).catch_unwind();
         let result = running.await.unwrap_or_else(|_| {
             error!(%attempt, "an attempt panicked");
@@ -52,11 +53,12 @@ impl Runner {
         });
         match &result {
             Ok(output) => {
-                self.metrics.compute.observe(output.timings.compute.as_secs_f64());
+                self.observe(Duration::from_micros(timings.fetch_us), &output.timings);
                 info!(%attempt, bytes = output.bytes.len(), compute = ?output.timings.compute, "an attempt succeeded");
             }
             Err(failed) => warn!(%attempt, reason = %failed.reason, why = failed.message, "an attempt failed"),
         }
+        self.metrics.attempt.observe(arrived.elapsed().as_secs_f64());
         self.metrics.attempt(result.as_ref().map(drop).map_err(|failed| failed.reason));
         let result = result.map_err(|failed| (failed.reason, failed.message)).map(|output| {
             let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
@@ -67,6 +69,16 @@ impl Runner {
             convert::Output { content_type: output.content_type, place: OutputPlace::Inline(output.bytes) }
         });
         Report { attempt, epoch, result, timings }
+    }
+
+    fn observe(&self, fetch: Duration, timings: &crate::engine::Timings) {
+        self.metrics.stage(Stage::Fetch, fetch);
+        self.metrics.stage(Stage::Queue, timings.queue);
+        if !timings.load.is_zero() {
+            self.metrics.stage(Stage::Load, timings.load);
+        }
+        self.metrics.stage(Stage::Compute, timings.compute);
+        self.metrics.stage(Stage::Codec, timings.codec);
     }
 
     async fn stages(

@@ -164,6 +164,11 @@ impl Engine {
         self.shared.pool.loaded()
     }
 
+    /// Worker processes that ever started and loaded their model.
+    pub fn workers_started(&self) -> u64 {
+        self.shared.pool.started()
+    }
+
     /// Ends the idle workers of a model and waits until their memory is released; a busy one ends with its task.
     /// Answers how many were ended at once.
     pub async fn evict(&self, digest: Digest) -> usize {

@@ -11,6 +11,8 @@ pub trait Executor: Send + Sync + 'static {
     async fn run(&self, task: Task, cancel: CancellationToken) -> Result<Output, Failed>;
     /// Loaded models and their devices.
     fn loaded(&self) -> Vec<(Digest, String)>;
+    /// Worker processes that ever started and loaded their model.
+    fn workers_started(&self) -> u64;
     /// Frees an idle model's memory.
     async fn evict(&self, digest: Digest) -> usize;
     /// Ends everything.
@@ -24,6 +26,9 @@ impl Executor for Engine {
     }
     fn loaded(&self) -> Vec<(Digest, String)> {
         Engine::loaded(self)
+    }
+    fn workers_started(&self) -> u64 {
+        Engine::workers_started(self)
     }
     async fn evict(&self, digest: Digest) -> usize {
         Engine::evict(self, digest).await

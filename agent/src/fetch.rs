@@ -67,7 +67,9 @@ impl Fetcher {
     pub async fn model(&self, attempt: &AttemptId, blob: &InputRef) -> Result<Pinned, Failed> {
         let flight = self.flight(&blob.digest);
         let _alone = flight.lock().await;
-        if let Some(pinned) = self.cache.get(&blob.digest) {
+        let cached = self.cache.get(&blob.digest);
+        self.metrics.cache_request(cached.is_some());
+        if let Some(pinned) = cached {
             return Ok(pinned);
         }
         let room = self.cache.reserve(blob.size).map_err(|e| failed(e.to_string()))?;

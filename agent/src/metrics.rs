@@ -5,16 +5,54 @@
 
 use nightshift_types::{Bytes, FailureReason};
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
+use std::time::Duration;
+
+/// Where an attempt's time goes, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Model and input on their way here.
+    Fetch,
+    /// Waiting for the model's worker.
+    Queue,
+    /// Starting a worker and loading the model; only where that was needed.
+    Load,
+    /// The model's method.
+    Compute,
+    /// Decoding the input and encoding the output.
+    Codec,
+}
+
+impl Stage {
+    const ALL: [Self; 5] = [Self::Fetch, Self::Queue, Self::Load, Self::Compute, Self::Codec];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Fetch => "fetch",
+            Self::Queue => "queue",
+            Self::Load => "load",
+            Self::Compute => "compute",
+            Self::Codec => "codec",
+        }
+    }
+}
 
 /// The agent's metrics; cheap to clone, clones share them.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     registry: Registry,
     attempts: IntCounterVec,
-    /// Time in the model's method.
-    pub compute: Histogram,
+    stages: HistogramVec,
+    /// From an assignment's arrival to its outcome.
+    pub attempt: Histogram,
+    cache_requests: IntCounterVec,
+    /// Worker processes that started and loaded their model.
+    pub workers: IntCounter,
+    device_free: IntGaugeVec,
+    /// 1 while the owner lets us work.
+    pub available: IntGauge,
     /// Bytes of models and inputs fetched.
     pub fetched: IntCounter,
     /// Bytes of results put.
@@ -62,15 +100,42 @@ impl Metrics {
         let attempts = IntCounterVec::new(Opts::new("attempts_total", "Attempts ended, by result"), &["result"])?;
         registry.register(Box::new(attempts.clone()))?;
         let buckets = prometheus::exponential_buckets(0.001, 2.5, 14)?;
-        let compute = HistogramOpts::new("compute_seconds", "Time in the model's method").buckets(buckets);
-        let compute = Histogram::with_opts(compute)?;
-        registry.register(Box::new(compute.clone()))?;
+        let stages = HistogramOpts::new("stage_seconds", "Time of succeeded attempts, by stage");
+        let stages = HistogramVec::new(stages.buckets(buckets.clone()), &["stage"])?;
+        registry.register(Box::new(stages.clone()))?;
+        let attempt = HistogramOpts::new("attempt_seconds", "From an assignment's arrival to its outcome");
+        let attempt = Histogram::with_opts(attempt.buckets(buckets))?;
+        registry.register(Box::new(attempt.clone()))?;
+        let cache_requests = Opts::new("model_cache_requests_total", "Models asked of the cache, by result");
+        let cache_requests = IntCounterVec::new(cache_requests, &["result"])?;
+        registry.register(Box::new(cache_requests.clone()))?;
+        let device_free = Opts::new("device_memory_free_bytes", "Free in the machine now, at most the owner's share");
+        let device_free = IntGaugeVec::new(device_free, &["device"])?;
+        registry.register(Box::new(device_free.clone()))?;
+        let version = IntGaugeVec::new(Opts::new("build_info", "1; the label has the version"), &["version"])?;
+        registry.register(Box::new(version.clone()))?;
+        version.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        for stage in Stage::ALL {
+            stages.with_label_values(&[stage.as_str()]);
+        }
+        for result in ["hit", "miss"] {
+            cache_requests.with_label_values(&[result]);
+        }
+        attempts.with_label_values(&["Succeeded"]);
+        for reason in FailureReason::ALL {
+            attempts.with_label_values(&[reason.as_str()]);
+        }
         let certificate = Gauge::new("certificate_expiry_timestamp_seconds", "When this node's certificate ends")?;
         registry.register(Box::new(certificate.clone()))?;
         Ok(Self {
             attempts,
-            compute,
+            stages,
+            attempt,
+            cache_requests,
+            device_free,
             certificate,
+            workers: counter("workers_started_total", "Worker processes that started and loaded their model")?,
+            available: gauge("available", "1 while the owner lets Nightshift work")?,
             fetched: counter("fetch_bytes_total", "Bytes of models and inputs fetched")?,
             put: counter("put_bytes_total", "Bytes of results put")?,
             refusals: counter("refusals_total", "Assignments refused")?,
@@ -92,6 +157,21 @@ impl Metrics {
     pub fn attempt(&self, result: Result<(), FailureReason>) {
         let label = result.err().map_or("Succeeded", FailureReason::as_str);
         self.attempts.with_label_values(&[label]).inc();
+    }
+
+    /// A stage of an attempt that succeeded took so long.
+    pub fn stage(&self, stage: Stage, took: Duration) {
+        self.stages.with_label_values(&[stage.as_str()]).observe(took.as_secs_f64());
+    }
+
+    /// A model was in the cache, or had to be fetched.
+    pub fn cache_request(&self, hit: bool) {
+        self.cache_requests.with_label_values(&[if hit { "hit" } else { "miss" }]).inc();
+    }
+
+    /// What a device has free; its name is `cpu0`, `cuda0` …
+    pub fn device_free(&self, device: &str, free: Bytes) {
+        Self::bytes(&self.device_free.with_label_values(&[device]), free);
     }
 
     /// Sets a gauge of bytes.
@@ -118,12 +198,14 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         metrics.attempt(Ok(()));
         metrics.attempt(Err(FailureReason::OutOfMemory));
-        metrics.compute.observe(0.2);
+        metrics.stage(Stage::Compute, Duration::from_millis(200));
         let text = metrics.text();
         for line in [
             "nightshift_agent_attempts_total{result=\"Succeeded\"} 1",
             "nightshift_agent_attempts_total{result=\"OutOfMemory\"} 1",
-            "nightshift_agent_compute_seconds_count 1",
+            "nightshift_agent_attempts_total{result=\"NodeLost\"} 0",
+            "nightshift_agent_stage_seconds_count{stage=\"compute\"} 1",
+            "nightshift_agent_stage_seconds_count{stage=\"load\"} 0",
             "nightshift_agent_session_connected 0",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");

@@ -146,6 +146,9 @@ impl Shell {
         if self.free_at.is_none_or(|at| at.elapsed() >= FREE_AGE) {
             let free = |device: &Device| (device.name.clone(), (self.parts.free_memory)(device));
             self.free = self.parts.devices.iter().map(free).collect();
+            for (device, free) in &self.free {
+                self.parts.metrics.device_free(device, *free);
+            }
             self.free_at = Some(Instant::now());
         }
         Surroundings {
@@ -365,6 +368,9 @@ impl Shell {
         metrics.connected.set(i64::from(self.core.connected()));
         metrics.running.set(i64::try_from(self.running.len()).unwrap_or(i64::MAX));
         metrics.loaded.set(i64::try_from(self.parts.runner.executor.loaded().len()).unwrap_or(i64::MAX));
+        metrics.available.set(i64::from(self.core.available()));
+        let started = self.parts.runner.executor.workers_started();
+        metrics.workers.inc_by(started.saturating_sub(metrics.workers.get()));
         Metrics::bytes(&metrics.outbox_bytes, bytes);
         Metrics::bytes(&metrics.reserved, self.core.reserved());
         Metrics::bytes(&metrics.cache, self.parts.cache.size());

@@ -282,6 +282,11 @@ impl AgentCore {
         self.session.as_ref().map(|session| session.next_heartbeat)
     }
 
+    /// Whether the owner lets us work now.
+    pub fn available(&self) -> bool {
+        self.availability.away.is_none()
+    }
+
     /// The owner comes or goes: told at once.
     pub fn set_availability(&mut self, availability: Availability, around: &Surroundings) -> Vec<Action> {
         if self.availability == availability {

@@ -26,6 +26,7 @@ pub struct Pool {
     idle: Notify,
     /// Counts tasks, for "least recently used".
     clock: AtomicU64,
+    started: AtomicU64,
 }
 
 /// One model on one device; its lock is the queue of its tasks.
@@ -49,6 +50,7 @@ impl Pool {
             places,
             idle: Notify::new(),
             clock: AtomicU64::new(0),
+            started: AtomicU64::new(0),
         }
     }
 
@@ -82,6 +84,7 @@ impl Pool {
             waited = came.elapsed();
             slot.evict.store(false, Ordering::Relaxed);
             busy.handle = Some(Handle::start(&self.config, &self.spawner, place, task).await?);
+            self.started.fetch_add(1, Ordering::Relaxed);
             load = came.elapsed() - waited;
             slot.loaded.store(true, Ordering::Relaxed);
             tracing::debug!(task = %task.label, model = %task.model_digest, device = %task.device, ?load, "model loaded");
@@ -151,6 +154,11 @@ impl Pool {
             }
         }
         taken
+    }
+
+    /// Workers that ever started and loaded their model.
+    pub fn started(&self) -> u64 {
+        self.started.load(Ordering::Relaxed)
     }
 
     /// Models with a worker, busy or idle.

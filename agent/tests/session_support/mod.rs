@@ -414,6 +414,9 @@ impl Executor for Fake {
     fn loaded(&self) -> Vec<(Digest, String)> {
         Vec::new()
     }
+    fn workers_started(&self) -> u64 {
+        0
+    }
     async fn evict(&self, _: Digest) -> usize {
         0
     }
