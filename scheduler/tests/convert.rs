@@ -100,7 +100,6 @@ fn what_this_version_cannot_do_is_refused_by_name() {
         (json!({ "minReputation": "0.9" }), "spec.minReputation"),
         (json!({ "minParallelism": 2 }), "spec.minParallelism"),
         (json!({ "output": { "uri": "s3://b/k" } }), "spec.output"),
-        (json!({ "backoffLimitPerIndex": 1 }), "spec.backoffLimitPerIndex"),
         (json!({ "failurePolicy": { "rules": [] } }), "spec.failurePolicy"),
         (json!({ "verification": "Always" }), "spec.verification"),
         (json!({ "priorityClassName": "high" }), "spec.priorityClassName"),

@@ -221,6 +221,7 @@ fn update_to(job: &str, update: &JobUpdate) -> pb::JobUpdated {
         suspend: update.suspend,
         parallelism: update.parallelism,
         backoff_limit: update.backoff_limit,
+        max_failed_indexes: update.max_failed_indexes,
         active_deadline_ms: update.active_deadline.map(|length| length.0),
         pending_deadline_ms: update.pending_deadline.map(|length| length.0),
     }
@@ -232,6 +233,7 @@ fn update_from(m: &pb::JobUpdated) -> JobUpdate {
         suspend: m.suspend,
         parallelism: m.parallelism,
         backoff_limit: m.backoff_limit,
+        max_failed_indexes: m.max_failed_indexes,
         active_deadline: m.active_deadline_ms.map(Milliseconds),
         pending_deadline: m.pending_deadline_ms.map(Milliseconds),
     }

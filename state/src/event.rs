@@ -170,6 +170,8 @@ pub struct JobUpdate {
     pub parallelism: u32,
     /// Counted failures that the job survives.
     pub backoff_limit: u32,
+    /// Failed tasks that the job survives until the others are done.
+    pub max_failed_indexes: Option<u32>,
     /// From the first placement.
     pub active_deadline: Option<Milliseconds>,
     /// Longest wait with nothing running.
@@ -183,6 +185,7 @@ impl From<&JobSpec> for JobUpdate {
             suspend: spec.suspend,
             parallelism: spec.parallelism,
             backoff_limit: spec.backoff_limit,
+            max_failed_indexes: spec.max_failed_indexes,
             active_deadline: spec.active_deadline,
             pending_deadline: spec.pending_deadline,
         }
@@ -250,6 +253,10 @@ pub enum JobResult {
 pub mod job_reason {
     /// More counted failures than `backoffLimit`.
     pub const BACKOFF_LIMIT_EXCEEDED: &str = "BackoffLimitExceeded";
+    /// Every task ended, and with `backoffLimitPerIndex` some failed.
+    pub const FAILED_INDEXES: &str = "FailedIndexes";
+    /// More failed tasks than `maxFailedIndexes`.
+    pub const MAX_FAILED_INDEXES_EXCEEDED: &str = "MaxFailedIndexesExceeded";
     /// A task took [`crate::POISON_LOSSES`] nodes with it.
     pub const POISON_TASK: &str = "PoisonTask";
     /// `activeDeadlineSeconds` passed.

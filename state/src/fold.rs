@@ -117,10 +117,14 @@ impl State {
     fn update(&mut self, time: Timestamp, id: &JobId, update: &JobUpdate) -> Option<()> {
         let job = self.jobs.get_mut(self.numbers.get(id)?)?;
         let spec = Arc::make_mut(&mut job.spec);
+        if spec.suspend && !update.suspend {
+            job.started_at = None;
+        }
         spec.generation = update.generation;
         spec.suspend = update.suspend;
         spec.parallelism = update.parallelism;
         spec.backoff_limit = update.backoff_limit;
+        spec.max_failed_indexes = update.max_failed_indexes;
         spec.active_deadline = update.active_deadline;
         spec.pending_deadline = update.pending_deadline;
         if update.suspend {
@@ -202,27 +206,29 @@ impl State {
         requeue: Option<Timestamp>,
     ) -> Option<()> {
         let (number, running) = self.release(attempt)?;
-        if let Some(node) = self.nodes.get_mut(&running.node) {
+        // What was cancelled says nothing of the node, and is no failure to tell of.
+        let cancelled = reason == FailureReason::Cancelled;
+        if let Some(node) = self.nodes.get_mut(&running.node).filter(|_| !cancelled) {
             node.failed += 1;
         }
         let job = self.jobs.get_mut(&number)?;
         let task = &mut job.tasks[attempt.task.index as usize];
+        task.cancelled += u32::from(cancelled);
         if counted(reason) {
             task.failures += 1;
             job.failures += 1;
         }
         task.losses += u32::from(reason == FailureReason::NodeLost);
-        if reason != FailureReason::Cancelled {
+        let message = message.to_owned();
+        if !cancelled {
             task.avoid.retain(|node| *node != running.node);
             task.avoid.push(running.node.clone());
             if task.avoid.len() > MAX_AVOID {
                 task.avoid.remove(0);
             }
+            let (attempt, node) = (running.attempt, running.node);
+            task.last_failure = Some(Failure { attempt, node, reason, message: message.clone(), at: time });
         }
-        let message = message.to_owned();
-        let failure =
-            Failure { attempt: running.attempt, node: running.node, reason, message: message.clone(), at: time };
-        task.last_failure = Some(failure);
         match requeue {
             Some(not_before) => {
                 task.state = TaskState::Waiting { not_before };
@@ -290,10 +296,16 @@ impl State {
 
 impl Job {
     fn note_pending(&mut self, time: Timestamp) {
-        if self.result.is_some() || self.spec.suspend || self.running > 0 {
+        let paused = self.spec.suspend || self.spec.parallelism == 0;
+        if self.result.is_some() || paused || self.running > 0 {
             self.pending_since = None;
-        } else {
-            self.pending_since.get_or_insert(time);
+        } else if self.pending_since.is_none() {
+            // A task in back-off does not wait for a node.
+            let not_before = self.tasks.iter().filter_map(|task| match task.state {
+                TaskState::Waiting { not_before } => Some(not_before),
+                _ => None,
+            });
+            self.pending_since = Some(not_before.min().unwrap_or(time).max(time));
         }
     }
 }

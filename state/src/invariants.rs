@@ -1,5 +1,6 @@
 //! In: a state. Out: whether its books agree. Invariant: recomputes everything from the tasks; never changes anything.
 
+use crate::event::JobResult;
 use crate::state::{Job, State, TaskState};
 use nightshift_types::{NodeId, PicoPoints};
 use std::collections::{BTreeMap, BTreeSet};
@@ -94,8 +95,13 @@ fn check_job(job: &Job, books: &mut Books) -> Result<(), String> {
     *books.reserved.entry(job.spec.queue.clone()).or_default() += reserved;
     ensure!((job.running, job.succeeded, job.failed) == (running, succeeded, failed), "its counts are not its tasks'");
     ensure!((job.cost, job.reserved) == (cost, reserved), "its cost is not its tasks'");
-    ensure!(done || failed == 0, "a task failed and the job did not");
-    ensure!(done || succeeded as usize != job.tasks.len(), "every task succeeded and the job is not finished");
+    let per_index = job.spec.backoff_limit_per_index.is_some();
+    ensure!(done || failed == 0 || per_index, "a task failed and the job did not");
+    ensure!(done || (succeeded + failed) as usize != job.tasks.len(), "every task ended and the job is not finished");
+    let over = job.spec.max_failed_indexes.is_some_and(|limit| failed > limit);
+    ensure!(done || !over, "{failed} tasks failed, more than maxFailedIndexes, and the job did not");
+    let complete = matches!(job.result, Some((JobResult::Complete, _)));
+    ensure!(!complete || succeeded as usize == job.tasks.len(), "the job is complete and not every task succeeded");
     if let Some(limit) = job.spec.max_cost {
         ensure!(cost + reserved <= limit, "{cost} charged and {reserved} reserved exceed maxCost {limit}");
     }

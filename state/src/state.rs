@@ -62,7 +62,7 @@ pub struct Node {
     pub earned: PicoPoints,
     /// Accepted results.
     pub succeeded: u64,
-    /// Failed attempts, of every reason.
+    /// Failed attempts, of every reason but that they were cancelled.
     pub failed: u64,
 }
 
@@ -92,11 +92,11 @@ pub struct Job {
     pub spec: Arc<JobSpec>,
     /// When it was admitted.
     pub admitted_at: Timestamp,
-    /// First placement: `status.startTime`.
+    /// First placement since it was last resumed, if it ever was: `status.startTime`.
     pub started_at: Option<Timestamp>,
     /// First placement since it was last suspended: `activeDeadlineSeconds` counts from here.
     pub active_since: Option<Timestamp>,
-    /// Since when nothing of it runs though it may: `pendingDeadlineSeconds` counts from here.
+    /// Since when nothing of it runs though it may, back-off apart: `pendingDeadlineSeconds` counts from here.
     pub pending_since: Option<Timestamp>,
     /// One per input, by index.
     pub tasks: Vec<Task>,
@@ -143,11 +143,13 @@ pub struct Task {
     pub attempts: u32,
     /// Attempts that failed and count; the back-off's exponent.
     pub failures: u32,
+    /// Attempts that were stopped because the job was suspended.
+    pub cancelled: u32,
     /// Nodes it lost.
     pub losses: u32,
     /// Nodes of its last failures, newest last, at most [`MAX_AVOID`]: preferably elsewhere.
     pub avoid: Vec<NodeId>,
-    /// The newest failure.
+    /// The newest failure; of cancelled attempts nothing is kept.
     pub last_failure: Option<Failure>,
     pub(crate) settlements: u32,
 }
@@ -164,7 +166,7 @@ pub enum TaskState {
     Running(Running),
     /// Its result is accepted and settled.
     Succeeded(Success),
-    /// No attempt will succeed; the job fails with it.
+    /// No attempt will succeed; the job fails with it, at once or, with `backoffLimitPerIndex`, when the others are done.
     Failed {
         /// Why.
         reason: FailureReason,

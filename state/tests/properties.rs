@@ -14,29 +14,82 @@ const NODES: [&str; 3] = ["n0", "n1", "n2"];
 /// A step of a random life; small numbers, so that the steps meet.
 #[derive(Debug, Clone)]
 enum Step {
-    Admit { job: u8, tasks: u8, parallelism: u8, limit: u8, cost: Option<u8>, deadlines: bool },
-    Place { job: u8, index: u8, node: u8, quote: u8 },
-    PlaceAll { node: u8, quote: u8 },
-    Report { job: u8, index: u8, number: u8, node: u8, success: bool, reason: u8 },
-    ReportRunning { nth: u8, success: bool, reason: u8 },
-    Lose { node: u8 },
-    LoseOne { nth: u8 },
-    Refuse { nth: u8 },
-    Cancel { job: u8 },
-    Forget { job: u8 },
-    Update { job: u8, generation: u8, suspend: bool, parallelism: u8 },
-    Revoke { node: u8 },
+    Admit {
+        job: u8,
+        tasks: u8,
+        parallelism: u8,
+        limit: u8,
+        indexes: Option<(u8, Option<u8>)>,
+        cost: Option<u8>,
+        deadlines: bool,
+    },
+    Place {
+        job: u8,
+        index: u8,
+        node: u8,
+        quote: u8,
+    },
+    PlaceAll {
+        node: u8,
+        quote: u8,
+    },
+    Report {
+        job: u8,
+        index: u8,
+        number: u8,
+        node: u8,
+        success: bool,
+        reason: u8,
+    },
+    ReportRunning {
+        nth: u8,
+        success: bool,
+        reason: u8,
+    },
+    Lose {
+        node: u8,
+    },
+    LoseOne {
+        nth: u8,
+    },
+    Refuse {
+        nth: u8,
+    },
+    Cancel {
+        job: u8,
+    },
+    Forget {
+        job: u8,
+    },
+    Update {
+        job: u8,
+        generation: u8,
+        suspend: bool,
+        parallelism: u8,
+        indexes: Option<u8>,
+    },
+    Revoke {
+        node: u8,
+    },
     Expire,
-    Wait { milliseconds: u16 },
+    Wait {
+        milliseconds: u16,
+    },
     Lead,
-    Token { id: u8, secret: u8, key: u8, create: bool },
+    Token {
+        id: u8,
+        secret: u8,
+        key: u8,
+        create: bool,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let (j, i, n) = (0..3u8, 0..4u8, 0..3u8);
+    let indexes = proptest::option::of((0..2u8, proptest::option::of(0..3u8)));
     prop_oneof![
-        3 => (j.clone(), 0..4u8, 0..4u8, 0..3u8, proptest::option::of(0..20u8), any::<bool>())
-            .prop_map(|(job, tasks, parallelism, limit, cost, deadlines)| Step::Admit { job, tasks, parallelism, limit, cost, deadlines }),
+        3 => (j.clone(), 0..4u8, 0..4u8, 0..3u8, indexes, proptest::option::of(0..20u8), any::<bool>())
+            .prop_map(|(job, tasks, parallelism, limit, indexes, cost, deadlines)| Step::Admit { job, tasks, parallelism, limit, indexes, cost, deadlines }),
         4 => (j.clone(), i.clone(), n.clone(), 0..8u8).prop_map(|(job, index, node, quote)| Step::Place { job, index, node, quote }),
         6 => (n.clone(), 0..8u8).prop_map(|(node, quote)| Step::PlaceAll { node, quote }),
         4 => (j.clone(), i, 0..5u8, n.clone(), any::<bool>(), any::<u8>())
@@ -47,7 +100,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<u8>().prop_map(|nth| Step::Refuse { nth }),
         1 => j.clone().prop_map(|job| Step::Cancel { job }),
         1 => j.clone().prop_map(|job| Step::Forget { job }),
-        2 => (j, 0..6u8, any::<bool>(), 0..4u8).prop_map(|(job, generation, suspend, parallelism)| Step::Update { job, generation, suspend, parallelism }),
+        2 => (j, 0..6u8, any::<bool>(), 0..4u8, proptest::option::of(0..3u8))
+            .prop_map(|(job, generation, suspend, parallelism, indexes)| Step::Update { job, generation, suspend, parallelism, indexes }),
         1 => n.prop_map(|node| Step::Revoke { node }),
         2 => Just(Step::Expire),
         3 => (0..4_000u16).prop_map(|milliseconds| Step::Wait { milliseconds }),
@@ -75,10 +129,12 @@ fn nth_running(bench: &Bench, nth: u8) -> Option<(NodeId, AttemptId)> {
 
 fn command(bench: &Bench, step: &Step) -> Option<Command> {
     Some(match step.clone() {
-        Step::Admit { job, tasks, parallelism, limit, cost, deadlines } => {
+        Step::Admit { job, tasks, parallelism, limit, indexes, cost, deadlines } => {
             let mut spec = spec(usize::from(tasks));
             spec.parallelism = parallelism.into();
             spec.backoff_limit = limit.into();
+            spec.backoff_limit_per_index = indexes.map(|(limit, _)| limit.into());
+            spec.max_failed_indexes = indexes.and_then(|(_, most)| most).map(u32::from);
             spec.max_cost = cost.map(|cost| PicoPoints(cost.into()));
             spec.active_deadline = deadlines.then_some(Milliseconds(9_000));
             spec.pending_deadline = deadlines.then_some(Milliseconds(5_000));
@@ -115,9 +171,11 @@ fn command(bench: &Bench, step: &Step) -> Option<Command> {
         }
         Step::Cancel { job } => Command::CancelJob { job: common::job(&name(job)), message: "stop".into() },
         Step::Forget { job } => Command::ForgetJob { job: common::job(&name(job)) },
-        Step::Update { job, generation, suspend, parallelism } => {
+        Step::Update { job, generation, suspend, parallelism, indexes } => {
             let (generation, parallelism) = (generation.into(), parallelism.into());
-            let update = JobUpdate { generation, suspend, parallelism, ..JobUpdate::from(&spec(1)) };
+            let max_failed_indexes = indexes.map(u32::from);
+            let update =
+                JobUpdate { generation, suspend, parallelism, max_failed_indexes, ..JobUpdate::from(&spec(1)) };
             Command::UpdateJob { job: common::job(&name(job)), update }
         }
         Step::Revoke { node: n } => Command::RevokeNode { node: node(NODES[usize::from(n)]) },

@@ -173,6 +173,11 @@ pub struct JobSpec {
     pub parallelism: u32,
     /// Counted failures before the job fails.
     pub backoff_limit: u32,
+    /// Counted failures of one task before that task fails for good and the others go on; `None`: its failures count for
+    /// the job alone.
+    pub backoff_limit_per_index: Option<u32>,
+    /// Failed tasks that the job survives until the others are done; `None`: any number.
+    pub max_failed_indexes: Option<u32>,
     /// Placed only while false.
     pub suspend: bool,
     /// Seconds from start to failure (DeadlineExceeded).

@@ -44,6 +44,8 @@ pub fn spec() -> JobSpec {
         suspend: false,
         active_deadline: None,
         pending_deadline: None,
+        backoff_limit_per_index: None,
+        max_failed_indexes: None,
     }
 }
 

@@ -165,7 +165,6 @@ pub fn check_supported(spec: &crds::InferenceJobSpec) -> Converted<()> {
         (spec.min_parallelism.is_some_and(|n| n > 1), "spec.minParallelism", "leave it out"),
         (spec.output.is_some(), "spec.output", "leave it out and fetch results with `nightshift results`"),
         (spec.input.credentials_secret_ref.is_some(), "spec.input.credentialsSecretRef", "use `nightshift push FILE`"),
-        (spec.backoff_limit_per_index.is_some(), "spec.backoffLimitPerIndex", "use spec.backoffLimit"),
         (spec.failure_policy.is_some(), "spec.failurePolicy", "leave it out"),
         (
             spec.verification.is_some_and(|v| v != crds::Verification::None),
@@ -238,6 +237,8 @@ pub fn job_spec(
         queue: spec.queue_name.clone(),
         parallelism: spec.parallelism.max(0) as u32,
         backoff_limit: spec.backoff_limit().max(0) as u32,
+        backoff_limit_per_index: spec.backoff_limit_per_index.map(|limit| limit.max(0) as u32),
+        max_failed_indexes: spec.max_failed_indexes.map(|limit| limit.max(0) as u32),
         suspend: spec.suspend,
         active_deadline: seconds(spec.active_deadline_seconds),
         pending_deadline: seconds(spec.pending_deadline_seconds),

@@ -178,6 +178,7 @@ async fn update(job: &InferenceJob, id: &JobId, known: i64, context: &Context) -
             suspend: job.spec.suspend,
             parallelism: job.spec.parallelism.max(0) as u32,
             backoff_limit: job.spec.backoff_limit().max(0) as u32,
+            max_failed_indexes: job.spec.max_failed_indexes.map(|limit| limit.max(0) as u32),
             active_deadline: seconds(job.spec.active_deadline_seconds),
             pending_deadline: seconds(job.spec.pending_deadline_seconds),
         };
@@ -219,7 +220,8 @@ async fn admit(job: &InferenceJob, id: &JobId, context: &Context) -> Result<Next
             }
         }
         Prepared::NotYet { reason, message } => {
-            Ok(Next::Waiting(unknown(condition::ADMITTED, false, &reason, &message)))
+            let why = Wanted { type_: condition::ADMITTED, status: Some(false), reason: &reason, message: &message };
+            Ok(Next::Waiting(status::of_waiting(&before, why, job.spec.suspend, generation, now)))
         }
         Prepared::Misconfigured(message) => {
             Ok(Next::Terminal(unknown(condition::ADMITTED, false, "Misconfigured", &message)))

@@ -18,6 +18,7 @@ const MAX_RESULTS: usize = 16;
 const MAX_NODES: usize = 16;
 /// What `Admitted=True` says in words.
 const ADMITTED: &str = "model and input are in the blob store; the job is in its queue";
+const IS_SUSPENDED: &str = "spec.suspend is true: set it to false to go on";
 /// Index ranges beyond this are cut: `status` is for people.
 const MAX_INDEXES: usize = 4096;
 
@@ -72,6 +73,9 @@ pub fn of_job(
             if !job.spec.suspend && conditions::find(&before.conditions, condition::SUSPENDED).is_some() {
                 set(condition::SUSPENDED, false, "JobResumed", "");
             }
+            if job.spec.suspend && conditions::find(&before.conditions, condition::SCHEDULED).is_some() {
+                set(condition::SCHEDULED, false, "Suspended", IS_SUSPENDED);
+            }
             set_unfinished(&mut set, job, why);
         }
     }
@@ -79,11 +83,11 @@ pub fn of_job(
     status
 }
 
-/// Attempts that ended without a result: those of the fold's counter are only the counted ones.
+/// Attempts that failed: those of the fold's counter are only the counted ones. Stopped by suspension is not failed.
 fn failed_attempts(job: &Job) -> u32 {
     let ended = |task: &nightshift_state::Task| match task.state {
-        TaskState::Running(_) | TaskState::Succeeded(_) => task.attempts.saturating_sub(1),
-        _ => task.attempts,
+        TaskState::Running(_) | TaskState::Succeeded(_) => task.attempts.saturating_sub(1 + task.cancelled),
+        _ => task.attempts.saturating_sub(task.cancelled),
     };
     job.tasks.iter().map(ended).sum()
 }
@@ -104,8 +108,8 @@ fn set_finished(set: &mut impl FnMut(&'static str, bool, &str, &str), job: &Job,
 
 fn set_unfinished(set: &mut impl FnMut(&'static str, bool, &str, &str), job: &Job, why: Option<&WhyNot>) {
     if job.spec.suspend {
-        set(condition::ADMITTED, false, "Suspended", "spec.suspend is true: set it to false to go on");
-        set(condition::SUSPENDED, true, "JobSuspended", "spec.suspend is true");
+        set(condition::ADMITTED, false, "Suspended", IS_SUSPENDED);
+        set(condition::SUSPENDED, true, "JobSuspended", IS_SUSPENDED);
         return;
     }
     match why {
@@ -163,6 +167,27 @@ pub fn of_unknown(
     }
     status.reason = Some(verdict.reason.into());
     status.observed_generation = generation;
+    status
+}
+
+/// A job whose model or input is not there yet; that it is suspended goes before any other reason.
+pub fn of_waiting(
+    before: &InferenceJobStatus,
+    why: Wanted<'_>,
+    suspend: bool,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> InferenceJobStatus {
+    let why = if suspend { Wanted { reason: "Suspended", message: IS_SUSPENDED, ..why } } else { why };
+    let mut status = of_unknown(before, why, generation, now);
+    let (reason, message) = if suspend { ("JobSuspended", IS_SUSPENDED) } else { ("JobResumed", "") };
+    if suspend || conditions::find(&before.conditions, condition::SUSPENDED).is_some() {
+        let wanted = Wanted { type_: condition::SUSPENDED, status: Some(suspend), reason, message };
+        conditions::set(&mut status.conditions, wanted, generation, &time(now));
+    }
+    if suspend {
+        (status.state, status.reason) = (Some(JobState::Suspended), Some(reason.into()));
+    }
     status
 }
 

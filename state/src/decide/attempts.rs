@@ -1,13 +1,16 @@
 //! In: plans and outcomes. Out: attempts and their ends. Invariant: only a running attempt settles, once, to its node's
 //! owner, by its quote; any other report is acknowledged and dropped.
 
+use super::jobs::out_of_indexes;
 use super::{MAX_QUOTE, back_off, check_name, in_words, shorten, stop_running};
 use crate::command::{Decision, Effect, Outcome, Placement, Rejection};
 use crate::event::{Event, JobResult, MAX_INLINE_OUTPUT, OutputBody, OutputRef, Timings, job_reason};
 use crate::fold::counted;
 use crate::ledger::LedgerEntry;
 use crate::state::{Job, POISON_LOSSES, Running, State, TaskState};
-use nightshift_types::{AttemptId, CellId, FailureReason, JobId, Milliseconds, NodeId, PicoPoints, TaskId, Timestamp};
+use nightshift_types::{
+    AttemptId, CellId, FailureReason, Fault, JobId, Milliseconds, NodeId, PicoPoints, TaskId, Timestamp,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What the placements before this one in the same plan add to the state.
@@ -104,7 +107,7 @@ pub(super) fn report(
         (Some((job, running)), Outcome::Success(output)) => succeed(state, job, running, output, timings)?,
         (Some((job, running)), Outcome::Failure { reason, message }) => {
             let (reason, message) = claimed(reason, message);
-            fail(job, running, reason, shorten(message), now)
+            fail(job, running, reason, shorten(message), now, 0)
         }
     };
     decision.effects.insert(0, acknowledge);
@@ -120,7 +123,7 @@ pub(super) fn refuse(
 ) -> Result<Decision, Rejection> {
     match current(state, &node, &attempt)? {
         None => Ok(Decision::default()),
-        Some((job, running)) => Ok(fail(job, running, FailureReason::Refused, shorten(message), now)),
+        Some((job, running)) => Ok(fail(job, running, FailureReason::Refused, shorten(message), now, 0)),
     }
 }
 
@@ -138,12 +141,16 @@ pub(super) fn lose(
     let mut decision = Decision::default();
     let mut ended: BTreeSet<JobId> = BTreeSet::new();
     let mut changed: BTreeSet<JobId> = BTreeSet::new();
+    // The state does not know yet what this decision has failed.
+    let mut failed: BTreeMap<JobId, u32> = BTreeMap::new();
     for running in lost {
         let Some(job) = state.job(&running.attempt.task.job) else { continue };
         if ended.contains(&job.id) {
             continue;
         }
-        let one = fail(job, running, FailureReason::NodeLost, message.clone(), now);
+        let failed = failed.entry(job.id.clone()).or_default();
+        let one = fail(job, running, FailureReason::NodeLost, message.clone(), now, *failed);
+        *failed += u32::from(matches!(one.events.first(), Some(Event::AttemptFailed { requeue: None, .. })));
         if one.events.iter().any(|event| matches!(event, Event::JobFinished { .. })) {
             ended.insert(job.id.clone());
         }
@@ -197,49 +204,79 @@ fn succeed(
     let entry = LedgerEntry::settlement(&attempt, &job.spec.queue, &node.owner, running.quote);
     let mut events =
         vec![Event::TaskSucceeded { attempt: attempt.clone(), output, timings }, Event::Transferred { entry }];
-    if job.succeeded as usize + 1 == job.tasks.len() {
-        events.push(Event::JobFinished { job: job.id.clone(), result: JobResult::Complete });
-    }
+    let result = out_of_indexes(job, job.succeeded + 1, job.failed, None);
+    events.extend(result.map(|result| Event::JobFinished { job: job.id.clone(), result }));
     let effects = vec![Effect::Succeeded { attempt }, Effect::JobChanged { job: job.id.clone() }];
     Ok(Decision { events, effects, ..Decision::default() })
 }
 
-pub(super) fn fail(job: &Job, running: &Running, reason: FailureReason, message: String, now: Timestamp) -> Decision {
+/// What a failure ends.
+enum Verdict {
+    /// Nothing: the task waits for another attempt.
+    Retry,
+    /// Its task; the others go on.
+    Task,
+    /// The job.
+    Job(JobResult),
+}
+
+/// `already` tasks of the job failed earlier in the same decision.
+fn fail(
+    job: &Job,
+    running: &Running,
+    reason: FailureReason,
+    message: String,
+    now: Timestamp,
+    already: u32,
+) -> Decision {
     let attempt = running.attempt.clone();
-    let ends = verdict(job, &attempt.task, reason, &message);
+    let verdict = verdict(job, &attempt.task, reason, &message);
     let task = &job.tasks[attempt.task.index as usize];
     let wait = if counted(reason) { back_off(task.failures + 1) } else { 0 };
-    let requeue = ends.is_none().then(|| now.after(Milliseconds(wait)));
+    let requeue = matches!(verdict, Verdict::Retry).then(|| now.after(Milliseconds(wait)));
+    let result = match verdict {
+        Verdict::Retry => None,
+        Verdict::Task => out_of_indexes(job, job.succeeded, job.failed + already + 1, job.spec.max_failed_indexes),
+        Verdict::Job(result) => Some(result),
+    };
     let mut events = vec![Event::AttemptFailed { attempt: attempt.clone(), reason, message, requeue }];
     let mut effects = Vec::new();
-    if let Some(result) = ends {
-        let JobResult::Failed { reason, .. } = &result else { unreachable!("a failure fails the job") };
-        effects = stop_running(job, Some(&attempt), &format!("the job failed: {reason}"));
+    if let Some(result) = result {
+        if let JobResult::Failed { reason, .. } = &result {
+            effects = stop_running(job, Some(&attempt), &format!("the job failed: {reason}"));
+        }
         events.push(Event::JobFinished { job: job.id.clone(), result });
     }
     effects.push(Effect::JobChanged { job: job.id.clone() });
     Decision { events, effects, ..Decision::default() }
 }
 
-/// Whether this failure is the job's end, and what the job then says.
-fn verdict(job: &Job, task: &TaskId, reason: FailureReason, message: &str) -> Option<JobResult> {
+/// What this failure ends, and what the job then says.
+fn verdict(job: &Job, task: &TaskId, reason: FailureReason, message: &str) -> Verdict {
     let words = in_words(reason, message);
     let failed = |reason: &str, message: String| {
-        Some(JobResult::Failed { reason: reason.to_owned(), message: shorten(message) })
+        Verdict::Job(JobResult::Failed { reason: reason.to_owned(), message: shorten(message) })
     };
-    let losses = job.tasks[task.index as usize].losses + 1;
+    let known = &job.tasks[task.index as usize];
+    let per_index = job.spec.backoff_limit_per_index;
+    let losses = known.losses + 1;
     if reason == FailureReason::NodeLost && losses >= POISON_LOSSES {
-        return failed(job_reason::POISON_TASK, format!("task {} lost {losses} nodes; last: {words}", task.index));
+        let message = format!("task {} lost {losses} nodes; last: {words}", task.index);
+        return if per_index.is_some() { Verdict::Task } else { failed(job_reason::POISON_TASK, message) };
     }
     if !reason.retryable() {
-        return failed(reason.as_str(), format!("task {}: {message}", task.index));
+        // A bad input is its index's own; a bad model is every one's.
+        let own = per_index.is_some() && reason.fault() == Fault::Input;
+        return if own { Verdict::Task } else { failed(reason.as_str(), format!("task {}: {message}", task.index)) };
     }
-    let limit = job.spec.backoff_limit;
-    if counted(reason) && job.failures + 1 > limit {
-        let failures = job.failures + 1;
+    if !counted(reason) {
+        return Verdict::Retry;
+    }
+    let (failures, limit) = (job.failures + 1, job.spec.backoff_limit);
+    if failures > limit {
         let message =
             format!("{failures} failed attempts, backoffLimit is {limit}; last: task {}: {words}", task.index);
         return failed(job_reason::BACKOFF_LIMIT_EXCEEDED, message);
     }
-    None
+    if per_index.is_some_and(|limit| known.failures + 1 > limit) { Verdict::Task } else { Verdict::Retry }
 }

@@ -60,6 +60,12 @@ pub(super) fn update(state: &State, id: &JobId, update: JobUpdate, now: Timestam
         decision.events.push(Event::JobUpdated { job: id.clone(), update });
         decision.effects.push(Effect::JobChanged { job: id.clone() });
     }
+    if let Some(result) = out_of_indexes(job, job.succeeded, job.failed, update.max_failed_indexes) {
+        let ended = finish(job, result);
+        decision.events.extend(ended.events);
+        decision.effects.extend(ended.effects);
+        return Ok(decision);
+    }
     if update.suspend {
         let message = "the job was suspended";
         let stopped = |attempt| Event::AttemptFailed {
@@ -110,6 +116,21 @@ pub(super) fn expire(state: &State, now: Timestamp) -> Decision {
     let old = state.tokens().iter().filter(|(_, token)| token.expires.after(TOKEN_GRACE) < now);
     decision.events.extend(old.take(MAX_TOKENS).map(|(id, _)| Event::TokenForgotten { id: id.clone() }));
     decision
+}
+
+/// What a job comes to of whose tasks so many succeeded and failed, of which at most `limit` may; `None`: it goes on.
+pub(super) fn out_of_indexes(job: &Job, succeeded: u32, failed: u32, limit: Option<u32>) -> Option<JobResult> {
+    let total = job.tasks.len();
+    let end = |reason: &str, message| Some(JobResult::Failed { reason: reason.to_owned(), message });
+    if let Some(limit) = limit.filter(|limit| failed > *limit) {
+        let message = format!("{failed} of {total} tasks failed, maxFailedIndexes is {limit}");
+        return end(job_reason::MAX_FAILED_INDEXES_EXCEEDED, message);
+    }
+    match (succeeded as usize + failed as usize == total, failed) {
+        (false, _) => None,
+        (true, 0) => Some(JobResult::Complete),
+        (true, _) => end(job_reason::FAILED_INDEXES, format!("{failed} of {total} tasks failed, the others succeeded")),
+    }
 }
 
 fn overdue(job: &Job, now: Timestamp) -> Option<JobResult> {
