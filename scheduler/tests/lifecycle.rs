@@ -303,3 +303,26 @@ async fn an_index_that_keeps_failing_is_given_up_by_itself() {
     assert_eq!((status.failed_indexes.as_deref(), status.active), (Some("0"), Some(0)));
     plane.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn terms_that_nothing_meets_may_be_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let plane = plane(&folder).await;
+    let mut session = node(&plane, "a").await;
+    let cases = [
+        ("price", json!({ "maxPricePerHour": "0.01" }), json!({ "maxPricePerHour": "1" }), "PriceAboveLimit"),
+        ("memory", json!({ "resources": { "deviceMemory": "9Gi" } }), json!({ "resources": null }), "NoMatchingNode"),
+        ("label", json!({ "nodeSelector": { "a": "b" } }), json!({ "nodeSelector": null }), "NoMatchingNode"),
+    ];
+    for (name, too_strict, better, why) in cases {
+        plane.apply_job(name, &["[0]"], too_strict).await;
+        let waits = |s: &InferenceJobStatus| reason(s, "Admitted") == Some(("False", why));
+        plane.status(name, "waits", waits).await;
+        patch(&plane, name, better).await;
+        let attempt = session.assignment().await.unwrap().attempt;
+        session.succeed(&attempt, "0").await;
+        plane.status(name, "completes", |s| s.state == Some(JobState::Complete)).await;
+    }
+    assert_eq!(settled(&plane).await, 3);
+    plane.stop().await;
+}

@@ -3,7 +3,7 @@
 
 use crate::event::{Event, JobResult, JobUpdate, OutputBody, OutputRef, Timings};
 use crate::ledger::{EntryKind, LedgerEntry};
-use crate::spec::{spec_from, spec_to};
+use crate::spec::{spec_from, spec_to, terms_from, terms_to};
 use nightshift_types::{AttemptId, Bytes, Digest, Epoch, Milliseconds, PicoPoints, TaskId, Timestamp};
 use prost::Message;
 use std::sync::Arc;
@@ -187,7 +187,7 @@ fn event_from(kind: pb::event::Kind) -> Result<Event, DecodeError> {
             job: id("job_admitted.job", &m.job)?,
             spec: Arc::new(spec_from(m.spec.ok_or_else(|| bad("job_admitted.spec", "missing"))?)?),
         },
-        Kind::JobUpdated(m) => Event::JobUpdated { job: id("job_updated.job", &m.job)?, update: update_from(&m) },
+        Kind::JobUpdated(m) => Event::JobUpdated { job: id("job_updated.job", &m.job)?, update: update_from(m)? },
         Kind::TaskPlaced(m) => Event::TaskPlaced {
             attempt: attempt_from(m.attempt)?,
             node: id("task_placed.node", &m.node)?,
@@ -224,11 +224,12 @@ fn update_to(job: &str, update: &JobUpdate) -> pb::JobUpdated {
         max_failed_indexes: update.max_failed_indexes,
         active_deadline_ms: update.active_deadline.map(|length| length.0),
         pending_deadline_ms: update.pending_deadline.map(|length| length.0),
+        terms: update.terms.as_ref().map(terms_to),
     }
 }
 
-fn update_from(m: &pb::JobUpdated) -> JobUpdate {
-    JobUpdate {
+fn update_from(m: pb::JobUpdated) -> Result<JobUpdate, DecodeError> {
+    Ok(JobUpdate {
         generation: m.generation,
         suspend: m.suspend,
         parallelism: m.parallelism,
@@ -236,7 +237,8 @@ fn update_from(m: &pb::JobUpdated) -> JobUpdate {
         max_failed_indexes: m.max_failed_indexes,
         active_deadline: m.active_deadline_ms.map(Milliseconds),
         pending_deadline: m.pending_deadline_ms.map(Milliseconds),
-    }
+        terms: m.terms.map(terms_from).transpose()?,
+    })
 }
 
 fn body_to(body: &OutputBody) -> pb::task_succeeded::Output {

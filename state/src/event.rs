@@ -3,8 +3,8 @@
 
 use crate::ledger::LedgerEntry;
 use nightshift_types::{
-    AttemptId, Bytes, CellId, Digest, Epoch, FailureReason, JobId, JobSpec, Milliseconds, NodeId, PicoPoints,
-    Timestamp, TokenId, TrustTier,
+    AttemptId, Bytes, CellId, Digest, Epoch, FailureReason, JobId, JobSpec, Milliseconds, NodeId, NodeSelector,
+    Objective, PicoPoints, Timestamp, TokenId, Toleration, TrustTier,
 };
 use std::sync::Arc;
 
@@ -160,7 +160,7 @@ impl Event {
 }
 
 /// What of a job may change after admission.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobUpdate {
     /// Custom resource generation these values come from.
     pub generation: i64,
@@ -176,6 +176,41 @@ pub struct JobUpdate {
     pub active_deadline: Option<Milliseconds>,
     /// Longest wait with nothing running.
     pub pending_deadline: Option<Milliseconds>,
+    /// Where it may run from now on, and who pays; `None`: as before. What runs goes on where it is.
+    pub terms: Option<JobTerms>,
+}
+
+/// The terms of a job: fields of [`JobSpec`] by the same names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct JobTerms {
+    pub objective: Objective,
+    pub max_latency: Option<Milliseconds>,
+    pub max_price_per_hour: Option<PicoPoints>,
+    pub max_cost: Option<PicoPoints>,
+    pub memory: Bytes,
+    pub node_selector: NodeSelector,
+    pub tolerations: Vec<Toleration>,
+    pub min_trust_tier: TrustTier,
+    pub regions: Vec<String>,
+    pub queue: String,
+}
+
+impl From<&JobSpec> for JobTerms {
+    fn from(spec: &JobSpec) -> Self {
+        Self {
+            objective: spec.objective,
+            max_latency: spec.max_latency,
+            max_price_per_hour: spec.max_price_per_hour,
+            max_cost: spec.max_cost,
+            memory: spec.memory,
+            node_selector: spec.node_selector.clone(),
+            tolerations: spec.tolerations.clone(),
+            min_trust_tier: spec.min_trust_tier,
+            regions: spec.regions.clone(),
+            queue: spec.queue.clone(),
+        }
+    }
 }
 
 impl From<&JobSpec> for JobUpdate {
@@ -188,6 +223,7 @@ impl From<&JobSpec> for JobUpdate {
             max_failed_indexes: spec.max_failed_indexes,
             active_deadline: spec.active_deadline,
             pending_deadline: spec.pending_deadline,
+            terms: Some(spec.into()),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! In: an event and its time. Out: the state after it. Invariant: cannot fail and reads nothing but its arguments. An
 //! event that does not fit (no correct writer writes one) changes nothing but the count of misfits.
 
-use crate::event::{Event, JobResult, JobUpdate, OutputRef, Timings};
+use crate::event::{Event, JobResult, JobTerms, JobUpdate, OutputRef, Timings};
 use crate::ledger::{EntryKind, LedgerEntry};
 use crate::state::{Failure, Job, MAX_AVOID, MAX_FORGOTTEN, Node, Running, State, Success, Task, TaskState, Token};
 use nightshift_types::{AttemptId, FailureReason, JobId, JobSpec, NodeId, PicoPoints, Timestamp};
@@ -127,6 +127,9 @@ impl State {
         spec.max_failed_indexes = update.max_failed_indexes;
         spec.active_deadline = update.active_deadline;
         spec.pending_deadline = update.pending_deadline;
+        if let Some(terms) = &update.terms {
+            set_terms(spec, terms);
+        }
         if update.suspend {
             job.active_since = None;
         }
@@ -292,6 +295,25 @@ impl State {
         self.ledger.post(entry);
         Some(())
     }
+}
+
+fn set_terms(spec: &mut JobSpec, terms: &JobTerms) {
+    let JobTerms {
+        objective,
+        max_latency,
+        max_price_per_hour,
+        max_cost,
+        memory,
+        node_selector,
+        tolerations,
+        min_trust_tier,
+        regions,
+        queue,
+    } = terms.clone();
+    (spec.objective, spec.max_latency, spec.max_price_per_hour) = (objective, max_latency, max_price_per_hour);
+    (spec.max_cost, spec.memory, spec.node_selector) = (max_cost, memory, node_selector);
+    (spec.tolerations, spec.min_trust_tier, spec.regions) = (tolerations, min_trust_tier, regions);
+    spec.queue = queue;
 }
 
 impl Job {

@@ -31,7 +31,7 @@ pub use command::{Command, Decision, Effect, Outcome, Placement, Rejection};
 pub use convert::{DecodeError, decode_event, encode_event};
 pub use core::{Core, Folded, Submitted};
 pub use decide::decide;
-pub use event::{Event, JobResult, JobUpdate, OutputBody, OutputRef, Timings};
+pub use event::{Event, JobResult, JobTerms, JobUpdate, OutputBody, OutputRef, Timings};
 pub use journal::{AnyJournal, EmbeddedJournal, EtcdJournal, EtcdOptions, Journal, JournalError, stand_by};
 pub use ledger::{EntryKind, Ledger, LedgerEntry, QueueBook};
 pub use state::{Failure, Job, Node, POISON_LOSSES, Running, State, Success, Task, TaskState, Token, WaitingTask};

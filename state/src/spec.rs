@@ -1,6 +1,7 @@
 //! In: JobSpec. Out: its protobuf message, and back. Invariant: equal specs have equal bytes (maps are ordered).
 
 use crate::convert::{DecodeError, bad, hash, id, pb, points, points_to};
+use crate::event::JobTerms;
 use nightshift_types::{
     Bytes, Digest, InputRef, JobSpec, Milliseconds, ModelSpec, PicoPoints, Port, TaintEffect, Toleration,
     TolerationOperator,
@@ -78,6 +79,37 @@ pub(crate) fn spec_from(m: pb::JobSpec) -> Result<JobSpec, DecodeError> {
         suspend: m.suspend,
         active_deadline: m.active_deadline_ms.map(Milliseconds),
         pending_deadline: m.pending_deadline_ms.map(Milliseconds),
+    })
+}
+
+pub(crate) fn terms_to(terms: &JobTerms) -> pb::JobTerms {
+    pb::JobTerms {
+        objective: terms.objective.to_string(),
+        max_latency_ms: terms.max_latency.map(|length| length.0),
+        max_price_per_hour: terms.max_price_per_hour.map(points_to),
+        max_cost: terms.max_cost.map(points_to),
+        memory: terms.memory.0,
+        node_selector: terms.node_selector.clone(),
+        tolerations: terms.tolerations.iter().map(toleration_to).collect(),
+        min_trust_tier: terms.min_trust_tier.to_string(),
+        regions: terms.regions.clone(),
+        queue: terms.queue.clone(),
+    }
+}
+
+pub(crate) fn terms_from(m: pb::JobTerms) -> Result<JobTerms, DecodeError> {
+    let optional = |field, bytes: Option<Vec<u8>>| bytes.map(|bytes| points(field, &bytes)).transpose();
+    Ok(JobTerms {
+        objective: id("terms.objective", &m.objective)?,
+        max_latency: m.max_latency_ms.map(Milliseconds),
+        max_price_per_hour: optional("terms.max_price_per_hour", m.max_price_per_hour)?,
+        max_cost: optional("terms.max_cost", m.max_cost)?,
+        memory: Bytes(m.memory),
+        node_selector: m.node_selector,
+        tolerations: m.tolerations.into_iter().map(toleration_from).collect::<Result<_, _>>()?,
+        min_trust_tier: id("terms.min_trust_tier", &m.min_trust_tier)?,
+        regions: m.regions,
+        queue: m.queue,
     })
 }
 

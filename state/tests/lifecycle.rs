@@ -187,3 +187,32 @@ fn a_pause_and_a_back_off_are_no_wait_for_a_node() {
     }
     end(&bench);
 }
+
+#[test]
+fn terms_change_while_it_runs_and_what_is_promised_stands() {
+    let mut bench = Bench::new(&["n1"]);
+    bench.ok(admit("a", JobSpec { max_cost: Some(PicoPoints(4)), parallelism: 2, ..spec(3) }));
+    let submitted = bench.core.submit(place("a", 0, "n1", 5), bench.now).unwrap();
+    assert!(matches!(submitted.declined(), [(_, Rejection::OverMaxCost { .. })]));
+    let terms = |generation, change: fn(&mut JobTerms)| {
+        update("a", generation, move |update| change(update.terms.as_mut().unwrap()))
+    };
+    bench.ok(terms(2, |terms| terms.max_cost = Some(PicoPoints(12))));
+    bench.ok(place("a", 0, "n1", 5));
+    bench.ok(place("a", 1, "n1", 5));
+    // Lowered below what is reserved: that is kept, nothing is added.
+    bench.ok(terms(3, |terms| terms.max_cost = Some(PicoPoints(1))));
+    assert_eq!(known(&bench, "a").spec.max_cost, Some(PicoPoints(10)));
+    bench.ok(succeed(attempt("a", 0, 1), "n1"));
+    let submitted = bench.core.submit(place("a", 2, "n1", 1), bench.now).unwrap();
+    assert!(matches!(submitted.declined(), [(_, Rejection::OverMaxCost { .. })]));
+    // Another queue: what runs is stopped, and starts again for the new one.
+    let effects = bench.ok(terms(4, |terms| terms.queue = "other".into()));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Cancel { .. })));
+    assert_eq!(bench.state().ledger().queue("default").reserved, PicoPoints(0));
+    bench.ok(place("a", 1, "n1", 7));
+    let book = |name| bench.state().ledger().queue(name);
+    assert_eq!((book("default").spent, book("other").reserved), (PicoPoints(5), PicoPoints(7)));
+    assert!(bench.submit(terms(5, |terms| terms.queue = "not a/queue".into())).is_err());
+    end(&bench);
+}

@@ -67,6 +67,8 @@ enum Step {
         suspend: bool,
         parallelism: u8,
         indexes: Option<u8>,
+        cost: Option<u8>,
+        queue: bool,
     },
     Revoke {
         node: u8,
@@ -100,8 +102,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<u8>().prop_map(|nth| Step::Refuse { nth }),
         1 => j.clone().prop_map(|job| Step::Cancel { job }),
         1 => j.clone().prop_map(|job| Step::Forget { job }),
-        2 => (j, 0..6u8, any::<bool>(), 0..4u8, proptest::option::of(0..3u8))
-            .prop_map(|(job, generation, suspend, parallelism, indexes)| Step::Update { job, generation, suspend, parallelism, indexes }),
+        2 => (j, 0..6u8, any::<bool>(), 0..4u8, proptest::option::of(0..3u8), proptest::option::of(0..20u8), any::<bool>())
+            .prop_map(|(job, generation, suspend, parallelism, indexes, cost, queue)| Step::Update { job, generation, suspend, parallelism, indexes, cost, queue }),
         1 => n.prop_map(|node| Step::Revoke { node }),
         2 => Just(Step::Expire),
         3 => (0..4_000u16).prop_map(|milliseconds| Step::Wait { milliseconds }),
@@ -171,11 +173,14 @@ fn command(bench: &Bench, step: &Step) -> Option<Command> {
         }
         Step::Cancel { job } => Command::CancelJob { job: common::job(&name(job)), message: "stop".into() },
         Step::Forget { job } => Command::ForgetJob { job: common::job(&name(job)) },
-        Step::Update { job, generation, suspend, parallelism, indexes } => {
+        Step::Update { job, generation, suspend, parallelism, indexes, cost, queue } => {
             let (generation, parallelism) = (generation.into(), parallelism.into());
             let max_failed_indexes = indexes.map(u32::from);
+            let (queue, max_cost) =
+                (["default", "other"][usize::from(queue)].into(), cost.map(|c| PicoPoints(c.into())));
+            let terms = Some(JobTerms { queue, max_cost, ..JobTerms::from(&spec(1)) });
             let update =
-                JobUpdate { generation, suspend, parallelism, max_failed_indexes, ..JobUpdate::from(&spec(1)) };
+                JobUpdate { generation, suspend, parallelism, max_failed_indexes, terms, ..JobUpdate::from(&spec(1)) };
             Command::UpdateJob { job: common::job(&name(job)), update }
         }
         Step::Revoke { node: n } => Command::RevokeNode { node: node(NODES[usize::from(n)]) },

@@ -5,6 +5,7 @@
 
 use crate::models::{ReadyModel, ReadyVariant};
 use nightshift_crds as crds;
+use nightshift_state::JobTerms;
 use nightshift_types as types;
 use nightshift_types::{Bytes, Codec, DeviceClass, Digest, Dtype, InputRef, JobSpec, Milliseconds, PicoPoints, Port};
 
@@ -199,6 +200,29 @@ pub struct Identity<'a> {
     pub generation: i64,
 }
 
+/// What of a job decides where it runs and who pays: it may change while the job does.
+///
+/// `memory` is what the model needs unless the job says otherwise, `model_tier` the least tier that the model asks for.
+pub fn terms(spec: &crds::InferenceJobSpec, memory: Bytes, model_tier: types::TrustTier) -> Converted<JobTerms> {
+    let memory = match spec.resources.as_ref().and_then(|r| r.device_memory.as_ref()) {
+        Some(quantity) => quantity.0.parse().map_err(|e| no(format!("spec.resources.deviceMemory: {e}")))?,
+        None => memory,
+    };
+    let job_tier: types::TrustTier = spec.min_trust_tier.into();
+    Ok(JobTerms {
+        objective: spec.objective.as_str().parse().map_err(no)?,
+        max_latency: spec.max_latency_milliseconds.map(|ms| Milliseconds(ms.max(0) as u64)),
+        max_price_per_hour: points("spec.maxPricePerHour", &spec.max_price_per_hour)?,
+        max_cost: points("spec.maxCost", &spec.max_cost)?,
+        memory,
+        node_selector: spec.node_selector.clone(),
+        tolerations: spec.tolerations.iter().map(toleration).collect::<Converted<_>>()?,
+        min_trust_tier: job_tier.max(model_tier),
+        regions: spec.regions.clone(),
+        queue: spec.queue_name.clone(),
+    })
+}
+
 /// The job as the journal keeps it.
 pub fn job_spec(
     identity: Identity<'_>,
@@ -207,11 +231,7 @@ pub fn job_spec(
     chosen: &ReadyVariant,
     inputs: Vec<InputRef>,
 ) -> Converted<JobSpec> {
-    let memory = match spec.resources.as_ref().and_then(|r| r.device_memory.as_ref()) {
-        Some(quantity) => quantity.0.parse().map_err(|e| no(format!("spec.resources.deviceMemory: {e}")))?,
-        None => chosen.variant.memory_for_one(),
-    };
-    let job_tier: types::TrustTier = spec.min_trust_tier.into();
+    let terms = terms(spec, chosen.variant.memory_for_one(), model.min_trust_tier)?;
     Ok(JobSpec {
         namespace: identity.namespace.into(),
         name: identity.name.into(),
@@ -221,20 +241,20 @@ pub fn job_spec(
         model_size: chosen.file.size,
         variant: chosen.variant.name.clone(),
         model: model.spec.clone(),
-        memory,
+        memory: terms.memory,
         reference: chosen.reference,
         inputs,
         parameters: spec.parameters.clone(),
-        objective: spec.objective.as_str().parse().map_err(no)?,
-        max_latency: spec.max_latency_milliseconds.map(|ms| Milliseconds(ms.max(0) as u64)),
-        max_price_per_hour: points("spec.maxPricePerHour", &spec.max_price_per_hour)?,
-        max_cost: points("spec.maxCost", &spec.max_cost)?,
+        objective: terms.objective,
+        max_latency: terms.max_latency,
+        max_price_per_hour: terms.max_price_per_hour,
+        max_cost: terms.max_cost,
         device_classes: chosen.variant.device_classes.clone(),
-        node_selector: spec.node_selector.clone(),
-        tolerations: spec.tolerations.iter().map(toleration).collect::<Converted<_>>()?,
-        min_trust_tier: job_tier.max(model.min_trust_tier),
-        regions: spec.regions.clone(),
-        queue: spec.queue_name.clone(),
+        node_selector: terms.node_selector,
+        tolerations: terms.tolerations,
+        min_trust_tier: terms.min_trust_tier,
+        regions: terms.regions,
+        queue: terms.queue,
         parallelism: spec.parallelism.max(0) as u32,
         backoff_limit: spec.backoff_limit().max(0) as u32,
         backoff_limit_per_index: spec.backoff_limit_per_index.map(|limit| limit.max(0) as u32),

@@ -20,7 +20,7 @@ use kube::{Api, Resource, ResourceExt};
 use nightshift_crds::{
     FIELD_MANAGER, FINALIZER, InferenceJob, InferenceJobStatus, MANAGED_BY, job_condition as condition,
 };
-use nightshift_state::{Command, JobUpdate, Rejection};
+use nightshift_state::{Command, JobTerms, JobUpdate, Rejection};
 use nightshift_types::{JobId, Milliseconds, Timestamp};
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -181,6 +181,7 @@ async fn update(job: &InferenceJob, id: &JobId, known: i64, context: &Context) -
             max_failed_indexes: job.spec.max_failed_indexes.map(|limit| limit.max(0) as u32),
             active_deadline: seconds(job.spec.active_deadline_seconds),
             pending_deadline: seconds(job.spec.pending_deadline_seconds),
+            terms: terms(job, id, context).await?,
         };
         match context.leader.submit(Command::UpdateJob { job: id.clone(), update }).await {
             Ok(_) | Err(SubmitError::Rejected(Rejection::StaleGeneration { .. })) => {}
@@ -188,6 +189,22 @@ async fn update(job: &InferenceJob, id: &JobId, known: i64, context: &Context) -
         }
     }
     Ok(Next::Facts(id.clone()))
+}
+
+/// The terms as the object has them now; of a model that is gone, what it asked for is still asked for.
+async fn terms(job: &InferenceJob, id: &JobId, context: &Context) -> Result<Option<JobTerms>, ReconcileError> {
+    let state = context.leader.state().await;
+    let Some(known) = state.job(id).map(|known| known.spec.clone()) else { return Ok(None) };
+    drop(state);
+    let (mut memory, mut tier) = (known.memory, known.min_trust_tier);
+    let namespace = job.namespace().unwrap_or_default();
+    if let Some((_, Readiness::Ready(model))) = context.leader.models().find(&namespace, &known.model_name) {
+        tier = model.min_trust_tier;
+        let chosen = model.variants.iter().find(|v| v.variant.name == known.variant);
+        memory = chosen.map_or(memory, |chosen| chosen.variant.memory_for_one());
+    }
+    let terms = convert::terms(&job.spec, memory, tier).map_err(|error| ReconcileError::Object(error.to_string()))?;
+    Ok(Some(terms))
 }
 
 /// Admits a job that the journal does not know, or says why not.
@@ -388,7 +405,9 @@ async fn expire(
     }
     let api: Api<InferenceJob> = Api::namespaced(context.client.clone(), &job.namespace().unwrap_or_default());
     let mut params = DeleteParams::background();
-    params.preconditions = Some(kube::api::Preconditions { uid: job.uid(), resource_version: None });
+    // Whoever raised it meanwhile wins: what is deleted is what was looked at.
+    let (uid, resource_version) = (job.uid(), job.resource_version());
+    params.preconditions = Some(kube::api::Preconditions { uid, resource_version });
     api.delete(&job.name_any(), &params).await?;
     Ok(Action::await_change())
 }

@@ -46,7 +46,7 @@ pub(super) fn admit(state: &State, job: JobId, spec: Arc<JobSpec>) -> Result<Dec
     Ok(Decision { events, effects, ..Decision::default() })
 }
 
-pub(super) fn update(state: &State, id: &JobId, update: JobUpdate, now: Timestamp) -> Result<Decision, Rejection> {
+pub(super) fn update(state: &State, id: &JobId, mut update: JobUpdate, now: Timestamp) -> Result<Decision, Rejection> {
     let job = state.job(id).ok_or_else(|| Rejection::UnknownJob(id.clone()))?;
     let known = job.spec.generation;
     if update.generation < known {
@@ -56,18 +56,18 @@ pub(super) fn update(state: &State, id: &JobId, update: JobUpdate, now: Timestam
     if job.result.is_some() {
         return Ok(decision);
     }
-    if JobUpdate::from(&*job.spec) != update {
-        decision.events.push(Event::JobUpdated { job: id.clone(), update });
-        decision.effects.push(Effect::JobChanged { job: id.clone() });
-    }
-    if let Some(result) = out_of_indexes(job, job.succeeded, job.failed, update.max_failed_indexes) {
-        let ended = finish(job, result);
-        decision.events.extend(ended.events);
-        decision.effects.extend(ended.effects);
-        return Ok(decision);
-    }
-    if update.suspend {
-        let message = "the job was suspended";
+    // What is not said stays.
+    let terms = update.terms.get_or_insert_with(|| (&*job.spec).into());
+    check_account("queueName", &terms.queue)?;
+    // What is charged or reserved already cannot be taken back.
+    terms.max_cost = terms.max_cost.map(|limit| limit.max(job.cost + job.reserved));
+    // Another queue pays for new attempts alone; it can change while suspended only, so nothing should run.
+    let stops = if update.suspend {
+        Some("the job was suspended")
+    } else {
+        (terms.queue != job.spec.queue).then_some("the job was moved to another queue")
+    };
+    if let Some(message) = stops {
         let stopped = |attempt| Event::AttemptFailed {
             attempt,
             reason: FailureReason::Cancelled,
@@ -76,6 +76,16 @@ pub(super) fn update(state: &State, id: &JobId, update: JobUpdate, now: Timestam
         };
         decision.events.extend(job.running_tasks().map(|running| stopped(running.attempt.clone())));
         decision.effects.extend(stop_running(job, None, message));
+    }
+    if JobUpdate::from(&*job.spec) != update {
+        let failed = out_of_indexes(job, job.succeeded, job.failed, update.max_failed_indexes);
+        decision.events.push(Event::JobUpdated { job: id.clone(), update });
+        decision.effects.push(Effect::JobChanged { job: id.clone() });
+        if let Some(result) = failed {
+            let ended = finish(job, result);
+            decision.events.extend(ended.events);
+            decision.effects.extend(ended.effects);
+        }
     }
     Ok(decision)
 }
