@@ -41,6 +41,8 @@ pub enum Command {
     /// Let other machines join
     #[command(subcommand)]
     Token(cmd::token::Token),
+    /// Learn a cluster's gateway, for the commands that need it
+    Connect(cmd::connect::Args),
     /// Say whether the pool is up, where it listens and what it does
     Status(cmd::status::Args),
     /// Print this program's version

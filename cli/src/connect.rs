@@ -18,7 +18,7 @@ pub struct Connection {
     /// Namespace of the objects [default: the kubeconfig's, else "default"]
     #[arg(short, long, value_name = "NAME", value_parser = crate::parse::object_name)]
     pub namespace: Option<String>,
-    /// Kubeconfig of the pool [default: $KUBECONFIG, else the one in the data dir]
+    /// Kubeconfig of the pool [default: $KUBECONFIG, else the one in the data dir, else ~/.kube/config]
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
     /// Data dir of the `nightshift up` to talk to [default: beside the kubeconfig, else the user's]
@@ -87,6 +87,14 @@ impl Connection {
             return Ok((config, first_in_environment()));
         }
         let path = data_dir.kubeconfig();
+        // Of a cluster the data dir holds no kubeconfig: the user's own is meant, as kubectl has it.
+        let own = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".kube/config"));
+        if !path.exists()
+            && self.data_dir.is_none()
+            && let Some(own) = own().filter(|own| own.exists())
+        {
+            return Ok((read(&own)?, Some(own)));
+        }
         anyhow::ensure!(
             path.exists(),
             "no pool is known here: start one with `nightshift up`, or name one with --kubeconfig or --data-dir (looked for {})",

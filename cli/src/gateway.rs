@@ -19,10 +19,16 @@ pub struct Gateway {
     http: reqwest::Client,
 }
 
-#[derive(Deserialize)]
-struct File {
-    url: String,
-    token: String,
+/// What is known of a gateway: `gateway.json`.
+#[derive(Serialize, Deserialize)]
+pub struct File {
+    /// `http://` on loopback, else `https://`.
+    pub url: String,
+    /// The bearer token.
+    pub token: String,
+    /// CA of the gateway's certificate, PEM; of a cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -86,10 +92,26 @@ impl Gateway {
     /// The gateway that a running `nightshift up` wrote down.
     pub fn from_file(path: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let File { url, token } = serde_json::from_str(&text)
-            .with_context(|| format!("{} is damaged: `nightshift up` writes it anew", path.display()))?;
-        let http = reqwest::Client::builder().no_proxy().connect_timeout(Duration::from_secs(5)).build()?;
-        Ok(Self { url: url.trim_end_matches('/').into(), token, http })
+        let file = serde_json::from_str(&text).with_context(|| {
+            format!("{} is damaged: `nightshift up`, or `nightshift connect`, writes it anew", path.display())
+        })?;
+        Self::new(file).with_context(|| path.display().to_string())
+    }
+
+    /// A gateway that is described.
+    pub fn new(File { url, token, ca }: File) -> anyhow::Result<Self> {
+        let mut http = reqwest::Client::builder().no_proxy().connect_timeout(Duration::from_secs(5));
+        if let Some(ca) = ca {
+            let ca = reqwest::Certificate::from_pem(ca.as_bytes()).context("its CA is no certificate")?;
+            http = http.tls_certs_only([ca]);
+        }
+        Ok(Self { url: url.trim_end_matches('/').into(), token, http: http.build()? })
+    }
+
+    /// Asks whether it is there and knows the token: an error says what to do.
+    pub async fn check(&self) -> anyhow::Result<()> {
+        let request = self.request(Method::GET, "/v1/prometheus/targets").timeout(WITHIN);
+        self.send(request).await.map(drop)
     }
 
     /// Its address.
@@ -112,7 +134,8 @@ impl Gateway {
             let error = anyhow::Error::new(error.without_url());
             let cause = error.root_cause();
             anyhow::anyhow!(
-                "cannot reach the gateway at {} ({cause}): is the pool up? `nightshift up` starts one",
+                "cannot reach the gateway at {} ({cause}): is the pool up? `nightshift up` starts one; of a cluster, \
+                 `kubectl port-forward` must run",
                 self.url
             )
         })?;
@@ -216,6 +239,6 @@ mod tests {
         let path = folder.path().join("gateway.json");
         std::fs::write(&path, "{").unwrap();
         let error = Gateway::from_file(&path).err().unwrap();
-        assert!(error.to_string().contains("`nightshift up` writes it anew"), "{error}");
+        assert!(error.to_string().contains("writes it anew"), "{error}");
     }
 }

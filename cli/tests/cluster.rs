@@ -232,6 +232,10 @@ impl Cluster {
 }
 
 fn scheduler(home: &Home, etcd: &Etcd, agents_port: u16, http_port: u16) -> Process {
+    scheduler_at(home, etcd, agents_port, &format!("127.0.0.1:{http_port}"))
+}
+
+fn scheduler_at(home: &Home, etcd: &Etcd, agents_port: u16, http: &str) -> Process {
     let file = |name: &str| -> PathBuf { home.folder.path().join("etcd").join(name) };
     let mut command = home.command();
     command.args(["scheduler", "--namespace", "default", "--cell", "test", "--etcd-prefix", "/nightshift/test"]);
@@ -239,7 +243,7 @@ fn scheduler(home: &Home, etcd: &Etcd, agents_port: u16, http_port: u16) -> Proc
     command.arg("--etcd-ca-file").arg(file("ca.crt")).arg("--etcd-cert-file").arg(file("tls.crt"));
     command.arg("--etcd-key-file").arg(file("tls.key")).arg("--data-dir").arg(home.data().join("shared"));
     command.args(["--agents-listen", &format!("127.0.0.1:{agents_port}")]);
-    command.args(["--http-listen", &format!("127.0.0.1:{http_port}")]);
+    command.args(["--http-listen", http]);
     command.args(["--leader-lease", "2s", "--agent-lease", "3s", "--heartbeat", "500ms"]);
     command.arg("--agent-program").arg(home.agent()).arg("--seed").arg(model());
     Process::start(&mut command)
@@ -282,7 +286,7 @@ async fn agents_and_leaders_are_killed_and_each_task_is_settled_once() {
     for round in 0..rounds {
         let mut seed = round;
         // Between 20 % and 80 % of the batch, the agent first.
-        let (a, b) = (40 + random(&mut seed) % 121, 40 + random(&mut seed) % 121);
+        let (a, b) = (40 + random(&mut seed) % 108, 40 + random(&mut seed) % 108);
         let (first, second) = (a.min(b), a.max(b));
         let name = format!("batch-{round}");
         let started = Instant::now();
@@ -292,7 +296,7 @@ async fn agents_and_leaders_are_killed_and_each_task_is_settled_once() {
         cluster.kill_agent(&busiest).await;
         cluster.wait_for_successes(&job, second).await;
         let before = cluster.story.successes(&job) as u64;
-        assert!(before < TASKS, "round {round}: the kill came too late");
+        assert!((40..=160).contains(&before), "round {round}: the kill came too late, at {before}");
         cluster.kill_leader().await;
         cluster.wait_for_successes(&job, TASKS).await;
         let status = cluster.wait_complete(&name).await;
@@ -307,6 +311,12 @@ async fn agents_and_leaders_are_killed_and_each_task_is_settled_once() {
         );
     }
     assert!(cluster.story.leaders.len() as u64 > rounds, "each round had a new leader");
+    println!(
+        "{} batches, {} bytes of journal for {} tasks",
+        cluster.story.sequence,
+        cluster.story.bytes,
+        rounds * TASKS
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -345,4 +355,59 @@ async fn a_leader_that_is_asked_to_stop_hands_over() {
     cluster.read_journal().await;
     cluster.story.assert_settled_once(&job, TASKS);
     assert_eq!(cluster.story.leaders.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn people_and_probes_reach_a_clusters_gateway_over_tls() {
+    let cluster = Cluster::start().await;
+    let (agents_port, port) = (free_port(), free_port());
+    // Beyond loopback by its address; dialled on loopback.
+    let third = scheduler_at(&cluster.home, &cluster.etcd, agents_port, &format!("0.0.0.0:{port}"));
+    let url = format!("https://127.0.0.1:{port}");
+    let api: Api<k8s_openapi::api::core::v1::Secret> = Api::namespaced(cluster.client.clone(), "default");
+    let ca = api.get("nightshift-scheduler").await.unwrap().data.unwrap()["ca.crt"].0.clone();
+    let ca = reqwest::Certificate::from_pem(&ca).unwrap();
+    let http = reqwest::Client::builder().no_proxy().tls_certs_only([ca]).build().unwrap();
+    let token = cluster.gateway_token().await;
+    let get = async |path: &str, token: Option<&str>| {
+        let mut request = http.get(format!("{url}{path}"));
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        let answer = request.send().await.ok()?;
+        Some((answer.status().as_u16(), answer.text().await.ok()?))
+    };
+    until("the standby has folded the journal", async || (get("/readyz", None).await?.0 == 200).then_some(())).await;
+    assert_eq!(get("/readyz", None).await.unwrap().1, "standing by");
+    assert_eq!(get("/healthz", None).await.unwrap().0, 200);
+    assert_eq!(get("/metrics", None).await.unwrap().0, 401, "metrics are not for strangers");
+    assert_eq!(get("/metrics", Some("wrong")).await.unwrap().0, 401);
+    assert!(get("/metrics", Some(&token)).await.unwrap().1.contains("\nnightshift_scheduler_leader 0\n"));
+    let (status, said) = get("/v1/namespaces/default/jobs/x/explain", Some(&token)).await.unwrap();
+    assert!(status == 503 && said.contains("stands by"), "{status} {said}");
+
+    let folder = cluster.home.folder.path().join("mine");
+    let cli = |args: &[&str]| {
+        let mut command = cluster.home.command();
+        command.env_remove("NIGHTSHIFT_HOME").args(args).arg("--data-dir").arg(&folder);
+        command.arg("--kubeconfig").arg(cluster.home.data().join("api/kubeconfig"));
+        command.output().unwrap()
+    };
+    let refused = cli(&["connect", "--url", &url]);
+    assert!(!refused.status.success() && common::text(&refused).contains("stands by"), "{}", common::text(&refused));
+    assert!(!folder.join("gateway.json").exists(), "nothing is written before the gateway has answered");
+    for scheduler in &cluster.schedulers {
+        scheduler.process.signal(Signal::SIGTERM);
+    }
+    until("the third leads", async || Some(()).filter(|()| third.output().contains(" leading "))).await;
+    let connected = cli(&["connect", "--url", &url]);
+    assert!(connected.status.success(), "{}", common::text(&connected));
+    let issued = cli(&["token", "create", "-o", "json"]);
+    assert!(issued.status.success() && common::text(&issued).contains("nsj1."), "{}", common::text(&issued));
+    let wrong = cli(&["connect", "--url", &url, "--secret", "nobody"]);
+    assert!(
+        !wrong.status.success() && common::text(&wrong).contains("name the release's namespace with -n"),
+        "{}",
+        common::text(&wrong)
+    );
 }

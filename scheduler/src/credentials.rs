@@ -16,10 +16,13 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 const CA_NAME: &str = "nightshift agents CA";
-/// Keys of the Secret.
-const CA_CERTIFICATE: &str = "ca.crt";
+/// The Secret's name, unless another is given.
+pub const SECRET: &str = "nightshift-scheduler";
+/// Its key that holds the CA's certificate, PEM.
+pub const CA_CERTIFICATE: &str = "ca.crt";
 const CA_KEY: &str = "ca.key";
-const GATEWAY_TOKEN: &str = "gateway-token";
+/// Its key that holds the gateway's bearer token.
+pub const GATEWAY_TOKEN: &str = "gateway-token";
 /// For Prometheus; follows from the gateway's and is never read back.
 const PROMETHEUS_TOKEN: &str = "prometheus-token";
 /// Shortest token that is taken for one, in characters.

@@ -1,6 +1,7 @@
 //! The commands, one file each. *In*: parsed flags. *Out*: text on stdout.
 
 pub mod completion;
+pub mod connect;
 pub mod explain;
 pub mod nodes;
 pub mod push;
@@ -24,6 +25,7 @@ pub async fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Push(args) => push::run(args).await,
         Command::Nodes(args) => nodes::run(args).await,
         Command::Token(token::Token::Create(args)) => token::create(args).await,
+        Command::Connect(args) => connect::run(args).await,
         Command::Status(args) => status::run(args).await,
         Command::Version(args) => version::run(&args),
         Command::Completion(args) => completion::run(&args),

@@ -6,7 +6,7 @@ use crate::parse;
 use crate::signals::Signals;
 use anyhow::Context;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use nightshift_scheduler::credentials::Credentials;
+use nightshift_scheduler::credentials::{Credentials, SECRET};
 use nightshift_scheduler::leader::Timing;
 use nightshift_scheduler::role::PodRef;
 use nightshift_scheduler::run::{SchedulerConfig, Standby};
@@ -21,17 +21,17 @@ use tokio_util::sync::CancellationToken;
 const EXAMPLES: &str = "\
 Examples:
   # In a pod: the service account's own credentials; the Helm chart starts it like this
-  nightshift scheduler --etcd https://etcd-0.etcd:2379,https://etcd-1.etcd:2379,https://etcd-2.etcd:2379 \\
+  nightshift scheduler --etcd https://etcd-0.etcd:2379,https://etcd-1.etcd:2379 \\
     --etcd-ca-file /etcd/ca.crt --etcd-cert-file /etcd/tls.crt --etcd-key-file /etcd/tls.key \\
     --data-dir /data --agents-address pool.example.org:7444
 
-  # Two by hand, beside a cluster: the second stands by and takes over when the first ends
-  nightshift scheduler --kubeconfig ~/.kube/config --namespace nightshift --etcd http://127.0.0.1:2379 \\
-    --data-dir /srv/nightshift --agents-listen 127.0.0.1:7444 --http-listen 127.0.0.1:7445
-  nightshift scheduler --kubeconfig ~/.kube/config --namespace nightshift --etcd http://127.0.0.1:2379 \\
-    --data-dir /srv/nightshift --agents-listen 127.0.0.1:7454 --http-listen 127.0.0.1:7455
+  # By hand beside a cluster; a second one, on other ports, stands by
+  export NIGHTSHIFT_ETCD=http://127.0.0.1:2379
+  nightshift scheduler -n default --kubeconfig ~/.kube/config --data-dir /srv/nightshift \\
+    --agents-listen 127.0.0.1:7444 --http-listen 127.0.0.1:7445
 
-Every scheduler of a cluster needs the same --etcd, --etcd-prefix, --cell, --namespace and --data-dir (a shared folder).";
+Every scheduler of a cluster needs the same --etcd, --etcd-prefix, --cell, --namespace and
+--data-dir (a shared folder).";
 
 /// etcd refuses shorter leases.
 const LEAST_LEASE: Duration = Duration::from_secs(2);
@@ -50,10 +50,8 @@ pub struct Args {
     #[arg(short, long, value_name = "NAME", env = "NIGHTSHIFT_NAMESPACE", value_parser = parse::object_name)]
     namespace: Option<String>,
     /// Secret with the agents' CA and the gateway's token; the first scheduler makes it
-    #[arg(long, value_name = "NAME", env = "NIGHTSHIFT_SECRET", default_value = "nightshift-scheduler", value_parser = parse::object_name)]
+    #[arg(long, value_name = "NAME", env = "NIGHTSHIFT_SECRET", default_value = SECRET, value_parser = parse::object_name)]
     secret: String,
-    #[command(flatten)]
-    etcd: EtcdArgs,
     /// Part of every attempt's id; never change it
     #[arg(long, value_name = "NAME", env = "NIGHTSHIFT_CELL", default_value = "default")]
     cell: String,
@@ -96,6 +94,9 @@ pub struct Args {
     /// How the log on stderr is written; RUST_LOG says how much
     #[arg(long, value_enum, env = "NIGHTSHIFT_LOG_FORMAT", default_value_t)]
     log_format: LogFormat,
+    // The last: what follows would stand under its heading.
+    #[command(flatten)]
+    etcd: EtcdArgs,
 }
 
 #[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]

@@ -14,6 +14,8 @@ pub struct Story {
     /// Batches read so far.
     pub sequence: u64,
     hash: [u8; 32],
+    /// Of all of them.
+    pub bytes: usize,
     /// Node of every attempt that was placed.
     pub placed: BTreeMap<Attempt, String>,
     /// Attempts that have ended, and how.
@@ -96,6 +98,7 @@ impl Story {
         assert_eq!(number(&batch, 2), self.sequence + 1, "a gap after batch {}", self.sequence);
         assert_eq!(message(&batch, 4), Some(&self.hash[..]), "the chain is broken at batch {}", self.sequence + 1);
         self.sequence += 1;
+        self.bytes += bytes.len();
         self.hash = Sha256::digest(bytes).into();
         for (n, field) in &batch {
             if let (5, Field::Bytes(event)) = (*n, field) {
@@ -170,15 +173,18 @@ impl Story {
         self.succeeded.keys().filter(|(owner, _)| owner == job).count()
     }
 
-    /// The node with most attempts of a job that run now.
+    /// The node with most work of a job: attempts that run now, then all it was given.
     pub fn busiest(&self, job: &str) -> Option<String> {
-        let mut running: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut work: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
         for (attempt, node) in self.placed.iter().filter(|(attempt, _)| attempt.0 == job) {
-            if !self.ended.contains_key(attempt) {
-                *running.entry(node).or_default() += 1;
-            }
+            let (running, given) = work.entry(node).or_default();
+            *running += usize::from(!self.ended.contains_key(attempt));
+            *given += 1;
         }
-        running.into_iter().max_by_key(|(_, count)| *count).map(|(node, _)| node.to_string())
+        work.into_iter()
+            .filter(|(_, (running, _))| *running > 0)
+            .max_by_key(|(_, work)| *work)
+            .map(|(node, _)| node.into())
     }
 
     /// Panics unless each of a job's tasks has succeeded once and was paid once, for the attempt that succeeded.
