@@ -4,7 +4,8 @@
 mod common;
 
 use common::{Plane, reason};
-use kube::api::{DeleteParams, Patch, PatchParams};
+use k8s_openapi::api::events::v1::Event;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use nightshift_crds::{InferenceJobStatus, JobState};
 use nightshift_testkit::agent::SimulatedSession;
 use nightshift_testkit::until;
@@ -324,5 +325,25 @@ async fn terms_that_nothing_meets_may_be_changed() {
         plane.status(name, "completes", |s| s.state == Some(JobState::Complete)).await;
     }
     assert_eq!(settled(&plane).await, 3);
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_is_not_supported_is_said_and_the_rest_is_taken_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let plane = plane(&folder).await;
+    let mut session = node(&plane, "a").await;
+    plane.apply_job("j", &["[0]"], json!({ "suspend": true })).await;
+    plane.status("j", "is suspended", |s| s.state == Some(JobState::Suspended)).await;
+    patch(&plane, "j", json!({ "suspend": false, "priorityClassName": "high" })).await;
+    let attempt = session.assignment().await.unwrap().attempt;
+    session.succeed(&attempt, "0").await;
+    let events: Api<Event> = Api::namespaced(plane.client.clone(), "default");
+    let note = until("an Event says what was not taken over", || async {
+        let all = events.list(&ListParams::default()).await.unwrap();
+        all.items.into_iter().find(|event| event.reason.as_deref() == Some("NotSupported")).and_then(|event| event.note)
+    })
+    .await;
+    assert!(note.contains("spec.priorityClassName is not supported"), "{note}");
     plane.stop().await;
 }

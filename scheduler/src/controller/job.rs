@@ -187,6 +187,10 @@ async fn update(job: &InferenceJob, id: &JobId, known: i64, context: &Context) -
             Ok(_) | Err(SubmitError::Rejected(Rejection::StaleGeneration { .. })) => {}
             Err(error) => return Err(error.into()),
         }
+        // Said once a change: the rest of it was taken over.
+        if let Err(error) = convert::check_supported(&job.spec) {
+            publish(job, context, &warning("NotSupported", error.to_string())).await;
+        }
     }
     Ok(Next::Facts(id.clone()))
 }
@@ -348,11 +352,21 @@ async fn write_status(
     let patch = Patch::Merge(json!({ "status": change }));
     api.patch_status(&job.name_any(), &PatchParams::apply(FIELD_MANAGER), &patch).await?;
     for event in news(before, &status) {
-        if let Err(error) = context.recorder.publish(&event, &job.object_ref(&())).await {
-            tracing::debug!(%error, "event not published");
-        }
+        publish(job, context, &event).await;
     }
     Ok(())
+}
+
+/// Events are for people: one that cannot be published is not tried again.
+async fn publish(job: &InferenceJob, context: &Context, event: &Event) {
+    if let Err(error) = context.recorder.publish(event, &job.object_ref(&())).await {
+        tracing::debug!(%error, "event not published");
+    }
+}
+
+fn warning(reason: &str, note: String) -> Event {
+    let (type_, reason, action) = (EventType::Warning, reason.into(), "Update".into());
+    Event { type_, reason, note: Some(note), action, secondary: None }
 }
 
 /// Events: each error a user can act on, once, and the steps of the job's way.
