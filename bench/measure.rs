@@ -20,6 +20,13 @@ impl Runs {
         self.values.push(value);
     }
 
+    /// The median of the turns so far.
+    pub fn median(&self) -> f64 {
+        let mut values = self.values.clone();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    }
+
     /// A rate of one turn, with what each cost.
     pub fn rate(&mut self, count: usize, clock: &Clock) {
         let (wall, cpu) = clock.read();

@@ -9,6 +9,7 @@
 //! * [`queue`]: waiting jobs → the next tasks, in an order that can be explained
 //! * [`mod@filter`]: a node and a task → the devices that fit, or the first [`Reason`] why none does
 //! * [`latency`]: what a task's run on a device should take
+//! * [`mod@index`]: many nodes, kept up to date → the same best device, without a look at each
 //! * [`score`]: a device that fits → an ordered [`Score`]
 //! * [`mod@plan`]: a snapshot and tasks → a [`Plan`]
 //! * [`why`]: the refused → counted reasons, a word for the job's condition, and what would help
@@ -18,6 +19,7 @@
 //! production run the same code, and a plan can be replayed.
 
 pub mod filter;
+pub mod index;
 pub mod latency;
 pub mod plan;
 pub mod queue;
@@ -26,6 +28,7 @@ pub mod view;
 pub mod why;
 
 pub use filter::{Ask, DeviceSet, Feasible, Reason, ReasonKind, filter};
+pub use index::{Found, Index, IndexError, Place};
 pub use latency::Prediction;
 pub use plan::{Placed, Plan, plan};
 pub use queue::{WaitingJob, WaitingTask};

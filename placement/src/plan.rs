@@ -3,8 +3,8 @@
 //! its quote; the plan never gives away more than there is. The same arguments give the same plan.
 
 use crate::filter::{Ask, filter};
-use crate::latency::{Prediction, predict, service};
-use crate::score::{Score, Weights, best};
+use crate::latency::{Prediction, busy_ms, predict};
+use crate::score::{Score, Weights, asks, best};
 use crate::view::{NodeView, Request, Snapshot};
 use crate::why::WhyNot;
 use nightshift_types::{Bytes, Digest, JobId, JobSpec, NodeId, PicoPoints, TaskId};
@@ -136,11 +136,11 @@ impl<'a> Working<'a> {
             node: node.id.clone(),
             device: device.name.clone(),
             memory: request.spec.memory,
-            quote: node.price_per_hour.quote(request.spec.reference),
+            quote: PicoPoints(asks(node.price_per_hour).into()).quote(request.spec.reference),
             predicted: predict(node, device, &ask),
             evict: Vec::new(),
         };
-        let busy = service(node, device, &ask).div_ceil(1_000);
+        let busy = busy_ms(node, device, &ask);
         let device = &mut node.devices[place.device];
         device.free = device.free.saturating_sub(placed.memory);
         device.running = device.running.saturating_add(1);

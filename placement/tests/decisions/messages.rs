@@ -115,7 +115,7 @@ fn static_facts() {
     check(
         &of(|s| s.max_latency = Some(Milliseconds(500))),
         never,
-        "0/2 nodes fit: 2 too slow for 500 ms (fastest 3180 ms); with maxLatencyMilliseconds 3180, 2 nodes would fit",
+        "0/2 nodes fit: 2 too slow for 500 ms (fastest 3181 ms); with maxLatencyMilliseconds 3181, 2 nodes would fit",
     );
     let tainted = nodes("a", 1, |n| n.taints = vec![taint("gpu", TaintEffect::NoSchedule)]);
     check(
@@ -145,7 +145,7 @@ fn passing_reasons() {
     check(
         &why(pool.concat(), |s| s.max_latency = Some(Milliseconds(3_200))),
         AdmittedReason::WaitingForCapacity,
-        "0/6 nodes fit: 2 not ready, 2 without a free slot, 1 unschedulable, 1 too busy for 3200 ms (soonest 3555 ms); \
+        "0/6 nodes fit: 2 not ready, 2 without a free slot, 1 unschedulable, 1 too busy for 3200 ms (soonest 3556 ms); \
          once uncordoned, 1 node would fit",
     );
 }

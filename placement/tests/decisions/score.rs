@@ -22,7 +22,7 @@ fn with(name: &str, change: impl FnOnce(&mut NodeView)) -> NodeView {
 fn objectives() {
     let pool = || {
         let fast = with("fast", |n| n.measured.gigaflops = 1_000);
-        let cheap = with("cheap", |n| n.price_per_hour = points("0.199999999999"));
+        let cheap = with("cheap", |n| n.price_per_hour = points("0.199999"));
         vec![fast, cheap]
     };
     assert_eq!(chosen(pool(), Objective::Cheapest, ""), "cheap cpu0");
