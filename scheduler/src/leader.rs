@@ -13,7 +13,7 @@ use crate::nodes::Nodes;
 use crate::scrape::Scrapes;
 use nightshift_placement::WhyNot;
 use nightshift_state::{Command, Core, Effect, Folded, JobResult, Journal, JournalError, Rejection, State, TaskState};
-use nightshift_types::{AttemptId, CellId, Epoch, JobId, Milliseconds, NodeId, Timestamp};
+use nightshift_types::{AttemptId, CellId, Epoch, FailureReason, JobId, Milliseconds, NodeId, Timestamp};
 use nightshift_wire::pki::CertificateAuthority;
 use nightshift_wire::proto::{self, scheduler_message::Kind as Down};
 use std::collections::{BTreeMap, BTreeSet};
@@ -316,7 +316,10 @@ impl Shared {
                 Effect::Acknowledge { node, attempt } => {
                     self.nodes.send(node, Down::Ack(proto::Ack { attempt: attempt.to_string() }));
                 }
-                Effect::Cancel { node, attempt, message } => self.cancel(node, attempt, message),
+                Effect::Cancel { node, attempt, message } => {
+                    self.metrics.attempts.with_label_values(&[FailureReason::Cancelled.as_str()]).inc();
+                    self.cancel(node, attempt, message);
+                }
                 Effect::Succeeded { attempt } => self.succeeded(state, attempt),
                 Effect::JobChanged { job } => self.job_changed(state, job),
                 Effect::Joined { node, .. } | Effect::Revoked { node } => self.changed_nodes.add(node.clone()),

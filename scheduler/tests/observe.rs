@@ -139,5 +139,15 @@ async fn figures_follow_a_job_from_waiting_to_paid() {
     assert!(reserved > 0.0 && (charged - 2.0 * reserved).abs() < 1e-12, "{charged} is not twice {reserved}");
     assert_eq!(charged, value(&text, "nightshift_ledger_earned_points_total"));
     assert!(value(&text, "nightshift_scheduler_journal_bytes_total") > 100.0);
+
+    // An attempt that ends with its job is counted too: what was placed has ended or runs.
+    plane.apply_job("gone", &["3"], json!({})).await;
+    session.assignment().await.unwrap();
+    plane.jobs().delete("gone", &Default::default()).await.unwrap();
+    let ended = |result: &str| format!("nightshift_scheduler_attempts_finished_total{{result=\"{result}\"}}");
+    until("its attempt is cancelled", || async { (value(&figures().await, &ended("Cancelled")) == 1.0).then_some(()) })
+        .await;
+    let text = figures().await;
+    assert_eq!((value(&text, &ended("Succeeded")), value(&text, "nightshift_scheduler_placements_total")), (2.0, 3.0));
     plane.stop().await;
 }
