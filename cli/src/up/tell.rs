@@ -112,9 +112,11 @@ export KUBECONFIG={kubeconfig}
 
 gateway  http://{http}
 metrics  http://{http}/metrics
+watch    with Prometheus: deploy/prometheus/prometheus.yml and {}
 logs     {}
 Ctrl-C stops it.
 ",
+        shell_quoted(&data_dir.path().join("prometheus.token")),
         logs.display()
     )
 }
@@ -130,5 +132,6 @@ mod tests {
         let text = next("'/a b/kubeconfig'", "127.0.0.1:1", &data_dir);
         assert!(text.lines().any(|line| line == "export KUBECONFIG='/a b/kubeconfig'"), "{text}");
         assert!(text.contains("http://127.0.0.1:1/metrics"));
+        assert!(text.contains(&format!("prometheus.yml and {}/prometheus.token", data_dir.path().display())), "{text}");
     }
 }
