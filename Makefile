@@ -4,11 +4,11 @@ SHELL := /bin/bash
 export PATH := $(PATH):$(HOME)/.cargo/bin
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help up digits test bench fmt lint deps
+.PHONY: help up digits test conformance bench fmt lint deps
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 up: ## build a release and run a whole pool on this machine; ARGS="…" goes to `nightshift up`
 	@scripts/deps.sh compiler rust libtorch protoc kubectl models
@@ -21,6 +21,9 @@ digits: ## train examples/digits anew: model, digest, both jobs' inputs, expecte
 
 test: deps ## format check, build, every test; ends with the counts; ARGS="-p CRATE …" narrows it
 	@scripts/test.sh $(ARGS)
+
+conformance: deps ## the end-to-end suite on a real Kubernetes API, both homes side by side; UPDATE=1 writes docs/conformance.md
+	@scripts/conformance.sh
 
 bench: deps ## every benchmark, or one: WHAT=placement|state|api|agent
 	@exec bench/run $(WHAT)

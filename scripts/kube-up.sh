@@ -64,6 +64,15 @@ PY
 )
 TOKEN=$(openssl rand -hex 16)
 openssl genrsa -out "$DIR/sa.key" 2048 2>/dev/null
+# What service accounts ask for, so that a test can compare it with their rights.
+cat >"$DIR/audit.yaml" <<'AUDIT'
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+  - {level: Metadata, userGroups: ["system:serviceaccounts"]}
+  - {level: None}
+AUDIT
 echo "$TOKEN,admin,admin,system:masters" >"$DIR/tokens.csv"
 
 start etcd "$ASSETS/etcd" --name kube --data-dir "$DIR/etcd" --unsafe-no-fsync \
@@ -74,7 +83,7 @@ start kube-apiserver "$ASSETS/kube-apiserver" --etcd-servers="http://127.0.0.1:$
   --bind-address=127.0.0.1 --secure-port="$API" --cert-dir="$DIR/certificates" --token-auth-file="$DIR/tokens.csv" \
   --authorization-mode=RBAC --service-cluster-ip-range=10.96.0.0/16 --endpoint-reconciler-type=none \
   --service-account-issuer=https://kubernetes.default.svc --service-account-signing-key-file="$DIR/sa.key" \
-  --service-account-key-file="$DIR/sa.key" --v=1
+  --service-account-key-file="$DIR/sa.key" --audit-policy-file="$DIR/audit.yaml" --audit-log-path="$DIR/audit.log" --v=1
 APISERVER=${PIDS[1]}
 
 # Its certificate file ends with the CA that it made for itself.

@@ -37,10 +37,12 @@ alerts_hold() {
 
 # The chart cannot reach out of its own folder: it has copies. (Its CRDs are written by crdgen.)
 chart_copies() {
-  diff -r --exclude=.DS_Store deploy/grafana charts/nightshift/files/dashboards &&
-    diff -r --exclude=.DS_Store deploy/prometheus/rules charts/nightshift/files/rules && return
-  echo "copy them: cp deploy/grafana/*.json charts/nightshift/files/dashboards/; cp deploy/prometheus/rules/*.yml charts/nightshift/files/rules/"
-  return 1
+  local file copy code=0
+  for file in deploy/grafana/*.json deploy/prometheus/rules/*.yml; do
+    case $file in *.json) copy=dashboards ;; *) copy=rules ;; esac
+    cmp "$file" "charts/nightshift/files/$copy/${file##*/}" || { echo "cp $file charts/nightshift/files/$copy/"; code=1; }
+  done
+  return "$code"
 }
 
 check scripts scripts_parse

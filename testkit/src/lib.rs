@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod etcd;
+pub mod kube;
 
 use std::future::Future;
 use std::time::Duration;
