@@ -11,7 +11,8 @@
 //! * [`latency`]: what a task's run on a device should take
 //! * [`mod@index`]: many nodes, kept up to date → the same best device, without a look at each
 //! * [`score`]: a device that fits → an ordered [`Score`]
-//! * [`mod@plan`]: a snapshot and tasks → a [`Plan`]
+//! * [`mod@plan`]: a snapshot and tasks → a [`Plan`], by looking at every node
+//! * [`pool`]: the same plans from an index that lives on between them: what the scheduler uses
 //! * [`why`]: the refused → counted reasons, a word for the job's condition, and what would help
 //!
 //! Here belongs what can be decided from its arguments alone. There is no clock, no randomness and no I/O, and no
@@ -22,6 +23,7 @@ pub mod filter;
 pub mod index;
 pub mod latency;
 pub mod plan;
+pub mod pool;
 pub mod queue;
 pub mod score;
 pub mod view;
@@ -31,6 +33,7 @@ pub use filter::{Ask, DeviceSet, Feasible, Reason, ReasonKind, filter};
 pub use index::{Found, Index, IndexError, Place};
 pub use latency::Prediction;
 pub use plan::{Placed, Plan, plan};
+pub use pool::Pool;
 pub use queue::{WaitingJob, WaitingTask};
 pub use score::{Score, Weights};
 pub use view::{DeviceView, NodeView, Request, Snapshot, Unavailable, ViewError};

@@ -9,6 +9,7 @@ use crate::view::{NodeView, Request, Snapshot};
 use crate::why::WhyNot;
 use nightshift_types::{Bytes, Digest, JobId, JobSpec, NodeId, PicoPoints, TaskId};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What to commit, and what to tell those that wait.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -45,13 +46,15 @@ pub fn plan(snapshot: &Snapshot, requests: &[Request], weights: &Weights) -> Pla
     let mut plan = Plan::default();
     for request in requests {
         let ask = Ask::new(request, pool.spent(&request.task.job));
-        let known = refusals.of(request, &ask, plan.placements.len());
+        // The working copy changes with every placement, and by nothing else.
+        let version = plan.placements.len() as u64;
+        let known = refusals.of(request, &ask, version);
         let place = if known.is_some() { None } else { choose(&pool, &ask, weights) };
         match place {
             Some(place) => plan.placements.push(pool.take(place, request)),
             None => {
                 let why = known.unwrap_or_else(|| WhyNot::explain(pool.nodes(), &ask));
-                refusals.remember(request, &ask, plan.placements.len(), &why);
+                refusals.remember(request, &ask, version, &why);
                 plan.refused.push((request.task.clone(), why));
             }
         }
@@ -59,30 +62,37 @@ pub fn plan(snapshot: &Snapshot, requests: &[Request], weights: &Weights) -> Pla
     plan
 }
 
-/// Each job's last refusal: where nothing was placed since, the same demand is refused for the same reasons, without
-/// another look at every node. So a batch of thousands before a full pool costs one look.
-#[derive(Default)]
-struct Refusals<'r>(BTreeMap<&'r JobId, Refusal<'r>>);
+/// Each job's last refusal: where nothing changed since, the same demand is refused for the same reasons, without another
+/// look at every node. So a batch of thousands before a full pool costs one look.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Refusals(BTreeMap<JobId, Refusal>);
 
-struct Refusal<'r> {
-    spec: &'r JobSpec,
+#[derive(Debug, Clone)]
+struct Refusal {
+    spec: Arc<JobSpec>,
     input: Bytes,
     budget: Option<PicoPoints>,
-    /// Placements in the plan at that time: they are what changes the working copy.
-    placements: usize,
+    /// Of what was looked at.
+    version: u64,
     why: WhyNot,
 }
 
-impl<'r> Refusals<'r> {
-    fn of(&self, request: &Request, ask: &Ask<'_>, placements: usize) -> Option<WhyNot> {
+impl Refusals {
+    pub fn of(&self, request: &Request, ask: &Ask<'_>, version: u64) -> Option<WhyNot> {
         let last = self.0.get(&request.task.job)?;
-        let same = std::ptr::eq(last.spec, ask.spec) && (last.input, last.budget) == (ask.input, ask.budget);
-        (same && last.placements == placements).then(|| last.why.clone())
+        let same = Arc::ptr_eq(&last.spec, &request.spec) && (last.input, last.budget) == (ask.input, ask.budget);
+        (same && last.version == version).then(|| last.why.clone())
     }
 
-    fn remember(&mut self, request: &'r Request, ask: &Ask<'r>, placements: usize, why: &WhyNot) {
-        let refusal = Refusal { spec: ask.spec, input: ask.input, budget: ask.budget, placements, why: why.clone() };
-        self.0.insert(&request.task.job, refusal);
+    pub fn remember(&mut self, request: &Request, ask: &Ask<'_>, version: u64, why: &WhyNot) {
+        let (spec, why) = (Arc::clone(&request.spec), why.clone());
+        let refusal = Refusal { spec, input: ask.input, budget: ask.budget, version, why };
+        self.0.insert(request.task.job.clone(), refusal);
+    }
+
+    /// Forgets all but those of some version.
+    pub fn keep(&mut self, version: u64) {
+        self.0.retain(|_, refusal| refusal.version == version);
     }
 }
 

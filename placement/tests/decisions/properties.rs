@@ -3,7 +3,7 @@
 use crate::fixture::{MODEL, device, node, request, snapshot, spec, taint};
 use crate::oracle;
 use nightshift_placement::{
-    Ask, Change, DeviceView, NodeView, Plan, Request, Snapshot, Unavailable, Weights, WhyNot, filter, plan,
+    Ask, Change, DeviceView, NodeView, Plan, Pool, Request, Snapshot, Unavailable, Weights, WhyNot, filter, plan,
 };
 use nightshift_types::{
     Bytes, DeviceClass, JobSpec, Milliseconds, NodeId, Objective, PicoPoints, TaintEffect, Toleration,
@@ -192,6 +192,20 @@ proptest! {
         let expected = oracle::place(&pool, &requests, weights.waiting_per_hour.0);
         for (request, expected) in requests.iter().zip(expected) {
             prop_assert_eq!(places.get(&request.task).cloned(), expected, "{}", request.task);
+        }
+    }
+
+    /// The pool's index, brought from snapshot to snapshot, plans as a look at every node does; and planning again from
+    /// the same snapshot gives the same plan.
+    #[test]
+    fn a_pool_plans_as_a_look_at_every_node(turns in vec((any_pool(), any_requests()), 1..4)) {
+        let (mut pool, weights) = (Pool::default(), Weights::default());
+        for (snapshot, requests) in turns {
+            let expected = plan(&snapshot, &requests, &weights);
+            for _ in 0..2 {
+                prop_assert_eq!(&pool.plan(snapshot.clone(), &requests, &weights), &expected);
+                prop_assert_eq!(pool.check_invariants(), Ok(()));
+            }
         }
     }
 
