@@ -30,7 +30,7 @@ pub mod view;
 pub mod why;
 
 pub use filter::{Ask, DeviceSet, Feasible, Reason, ReasonKind, filter};
-pub use index::{Found, Index, IndexError, Place};
+pub use index::{Cursor, Found, Index, IndexError, Place};
 pub use latency::Prediction;
 pub use plan::{Placed, Plan, plan};
 pub use pool::Pool;

@@ -3,12 +3,12 @@
 //! snapshot says so too. The index has exactly the nodes of the last snapshot, as the last plan left them.
 
 use crate::filter::Ask;
-use crate::index::{Found, Index, IndexError};
+use crate::index::{Cursor, Found, Index, IndexError};
 use crate::plan::{Placed, Plan, Refusals};
 use crate::score::{Weights, asks};
 use crate::view::{NodeView, Request, Snapshot};
 use crate::why::WhyNot;
-use nightshift_types::{JobId, PicoPoints};
+use nightshift_types::{Bytes, JobId, JobSpec, NodeId, PicoPoints};
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
@@ -21,18 +21,35 @@ pub struct Pool {
     refusals: Refusals,
 }
 
+/// A search that goes on for each job: its tasks are alike, but for the size of their inputs and what they avoid.
+#[derive(Default)]
+struct Cursors<'r>(BTreeMap<&'r JobId, (&'r JobSpec, Bytes, &'r [NodeId], Cursor)>);
+
+impl<'r> Cursors<'r> {
+    fn of(&mut self, request: &'r Request, ask: &Ask<'_>) -> &mut Cursor {
+        let (spec, avoid): (&JobSpec, &[NodeId]) = (&request.spec, &request.avoid);
+        let fresh = || (spec, ask.input, avoid, Cursor::default());
+        let known = self.0.entry(&request.task.job).or_insert_with(fresh);
+        if !std::ptr::eq(known.0, spec) || (known.1, known.2) != (ask.input, avoid) {
+            *known = fresh();
+        }
+        &mut known.3
+    }
+}
+
 impl Pool {
     /// Decides every request, in the given order, as [`crate::plan()`] does.
     pub fn plan(&mut self, snapshot: Snapshot, requests: &[Request], weights: &Weights) -> Plan {
         self.renew(snapshot.nodes);
         let mut spent: BTreeMap<&JobId, PicoPoints> = BTreeMap::new();
+        let mut cursors = Cursors::default();
         let mut plan = Plan::default();
         for request in requests {
             let spent = spent.entry(&request.task.job).or_default();
             let ask = Ask::new(request, *spent);
             if let Some(known) = self.refusals.of(request, &ask, self.index.version()) {
                 plan.refused.push((request.task.clone(), known));
-            } else if let Some(placed) = self.place(request, &ask, weights) {
+            } else if let Some(placed) = self.place(request, &ask, cursors.of(request, &ask), weights) {
                 *spent += placed.quote;
                 plan.placements.push(placed);
             } else {
@@ -71,8 +88,9 @@ impl Pool {
     }
 
     /// The best device takes the task.
-    fn place(&mut self, request: &Request, ask: &Ask<'_>, weights: &Weights) -> Option<Placed> {
-        let Found { place, node, position, ask: price, predicted, busy_ms } = self.index.best(ask, weights)?;
+    fn place(&mut self, request: &Request, ask: &Ask<'_>, cursor: &mut Cursor, weights: &Weights) -> Option<Placed> {
+        let found = self.index.next_best(cursor, ask, weights)?;
+        let Found { place, node, position, ask: price, predicted, busy_ms } = found;
         let at = self.nodes.binary_search_by(|view| view.id.cmp(node)).ok()?;
         let device = self.nodes[at].devices.get_mut(position)?;
         let placed = Placed {

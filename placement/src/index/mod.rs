@@ -19,6 +19,7 @@
 
 mod check;
 mod columns;
+mod cursor;
 mod frontier;
 mod ids;
 mod kd;
@@ -29,6 +30,7 @@ mod tags;
 mod tree;
 
 pub use check::IndexError;
+pub use cursor::Cursor;
 pub use search::Found;
 
 use crate::latency::{round_trip_nanos, round24, wait_nanos};
@@ -57,6 +59,8 @@ pub struct Index {
     resident: Tags,
     words: Words,
     version: u64,
+    /// Rises with every change but a placement: only a placement makes no device better.
+    loosened: u64,
 }
 
 /// One device of one node; valid until the node leaves.
@@ -202,6 +206,7 @@ impl Index {
 
     /// A task was placed on a device: it takes memory, a slot and `busy_ms` of the device's time.
     pub fn take(&mut self, place: Place, memory: Bytes, busy_ms: u64) {
+        self.version += 1;
         self.fill(place, |device| {
             device.running = device.running.saturating_add(1);
             device.queued_ms = device.queued_ms.saturating_add(millis(busy_ms));
@@ -211,6 +216,7 @@ impl Index {
 
     /// A task left a device: what [`Index::take`] took is given back.
     pub fn release(&mut self, place: Place, memory: Bytes, busy_ms: u64) {
+        self.changed();
         self.fill(place, |device| {
             device.running = device.running.saturating_sub(1);
             device.queued_ms = device.queued_ms.saturating_sub(millis(busy_ms));
@@ -218,8 +224,12 @@ impl Index {
         });
     }
 
-    fn fill(&mut self, place: Place, change: impl FnOnce(&mut Device)) {
+    fn changed(&mut self) {
         self.version += 1;
+        self.loosened += 1;
+    }
+
+    fn fill(&mut self, place: Place, change: impl FnOnce(&mut Device)) {
         change(&mut self.names.devices[place.device as usize]);
         let (free, base) = self.names.state(place.device);
         self.tree.adjust(place.device, |block, lane| {
@@ -231,7 +241,7 @@ impl Index {
     /// The owner asks another price; false if there is no such node.
     pub fn set_ask(&mut self, id: &NodeId, ask: PicoPoints) -> bool {
         let Some(node) = self.number(id) else { return false };
-        self.version += 1;
+        self.changed();
         let ask = asks(ask);
         self.names.nodes[node as usize].ask = ask;
         let mut next = self.names.nodes[node as usize].first;
@@ -264,7 +274,7 @@ impl Index {
             self.fill(Place { device: next }, |_| {});
             next = self.names.devices[next as usize].next;
         }
-        self.version += 1;
+        self.changed();
         true
     }
 

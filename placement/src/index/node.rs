@@ -60,6 +60,7 @@ pub(super) fn build<N: Borrow<NodeView>>(nodes: impl Iterator<Item = N> + Clone)
         resident: Tags::new(CACHED_BITS as u32, RESIDENT_BITS),
         words: Words::default(),
         version: 0,
+        loosened: 0,
     };
     // The empty set is always number 0.
     index.words.hold_taints(&[]);
@@ -133,7 +134,7 @@ impl Index {
 
     /// A node joins, or is another than it was. Of its devices the first [`MAX_DEVICES`] count.
     pub fn insert(&mut self, view: &NodeView) {
-        self.version += 1;
+        self.changed();
         let devices = view.devices.len().min(MAX_DEVICES);
         match self.number(&view.id) {
             Some(node) if devices > 0 && self.names.devices(node).count() == devices => self.renew(node, view),
@@ -152,7 +153,7 @@ impl Index {
     /// A node leaves; false if it was not there.
     pub fn remove(&mut self, id: &NodeId) -> bool {
         let Some(node) = self.number(id) else { return false };
-        self.version += 1;
+        self.changed();
         let devices: Vec<u32> = self.names.devices(node).collect();
         if let Some(&first) = devices.first() {
             let row = self.tree.row(first);
@@ -359,7 +360,7 @@ impl Index {
         let Some(change) = toggle(&mut self.cached, &mut self.words.models, node, models, model, there) else {
             return false;
         };
-        self.version += 1;
+        self.changed();
         self.devices_of(&[node]).into_iter().for_each(|device| self.mark_model(device, change.bit(), there));
         self.rebalance();
         true
@@ -372,7 +373,7 @@ impl Index {
         else {
             return false;
         };
-        self.version += 1;
+        self.changed();
         self.mark_model(place.device, change.bit(), there);
         self.rebalance();
         true

@@ -119,9 +119,12 @@ impl Index {
     /// The best device for a task; `None` if no node fits.
     pub fn best(&self, ask: &Ask<'_>, weights: &Weights) -> Option<Found<'_>> {
         let query = Query::new(self, ask, weights)?;
-        let best = query.search()?;
-        let (block, lane) = self.tree.place(best.device);
-        let rates = self.tree.blocks[block].get(lane).rates();
+        self.found(&query.work, query.search()?)
+    }
+
+    /// What was found, as others see it.
+    pub(super) fn found(&self, work: &Work, best: Best) -> Option<Found<'_>> {
+        let rates = self.tree.row(best.device).rates();
         let device = &self.names.devices[best.device as usize];
         let node = &self.names.nodes[device.node as usize];
         let wait = wait_nanos(device.queued_ms.into(), device.slots);
@@ -131,8 +134,8 @@ impl Index {
             node: node.id.as_ref()?,
             position: self.names.position(best.device),
             ask: PicoPoints(node.ask.into()),
-            predicted: query.work.predict(round_trip, wait, rates, best.model),
-            busy_ms: query.work.service(rates).div_ceil(1_000_000),
+            predicted: work.predict(round_trip, wait, rates, best.model),
+            busy_ms: work.service(rates).div_ceil(1_000_000),
         })
     }
 }
@@ -158,7 +161,7 @@ fn most_ask(ask: &Ask<'_>) -> Option<u64> {
 
 impl<'q> Query<'q> {
     /// `None` if no node of the index can fit: it needs a region or a label that none has, or may pay less than nothing.
-    fn new(index: &'q Index, ask: &'q Ask<'q>, weights: &Weights) -> Option<Self> {
+    pub fn new(index: &'q Index, ask: &'q Ask<'q>, weights: &Weights) -> Option<Self> {
         let (spec, words) = (ask.spec, &index.words);
         let exact_ask = most_ask(ask)?;
         let work = Work::new(ask);
@@ -200,6 +203,23 @@ impl<'q> Query<'q> {
         query.select()?;
         query.judge();
         Some(query)
+    }
+
+    /// Few nodes come into question, and are looked at one by one.
+    pub fn is_narrow(&self) -> bool {
+        self.only.is_some() || !self.listed.is_empty()
+    }
+
+    /// Whether a device's node is one to avoid.
+    pub fn avoids(&self, device: u32) -> bool {
+        !self.avoid.is_empty() && self.avoid.contains(&self.index.names.devices[device as usize].node)
+    }
+
+    /// A device's key as it is now, if it fits, and where its model is.
+    pub fn now(&self, device: u32) -> Option<(Key, Model)> {
+        let row = self.index.tree.row(device);
+        let model = self.model_of(self.index.names.devices[device as usize].node, device);
+        Some((self.exact(&row, model)?, model))
     }
 
     /// Labels, by bit or by list; `None` if no node has them.
@@ -303,10 +323,14 @@ impl<'q> Query<'q> {
 
     fn search(&self) -> Option<Best> {
         let mut best = None;
-        if self.only.is_some() || !self.listed.is_empty() {
+        if self.is_narrow() {
             self.look_at_listed(&mut best, false);
         } else {
-            self.look_at_holders(&mut best);
+            self.each_holder(&mut |device| {
+                if !self.avoids(device) {
+                    self.look(&mut best, device);
+                }
+            });
             self.look_at_tree(&mut best);
         }
         if best.is_none() && !self.avoid.is_empty() {
@@ -323,7 +347,7 @@ impl<'q> Query<'q> {
         let mut look = |node: u32| {
             if fits(node) && self.avoid.contains(&node) == avoided {
                 for device in self.index.names.devices(node) {
-                    self.look(best, device, self.model_of(node, device));
+                    self.look(best, device);
                 }
             }
         };
@@ -336,24 +360,15 @@ impl<'q> Query<'q> {
         }
     }
 
-    /// The few nodes that have a rare model: their bounds do not tell.
-    fn look_at_holders(&self, best: &mut Option<Best>) {
+    /// The few devices that have a rare model: their bounds do not tell.
+    pub fn each_holder(&self, look: &mut dyn FnMut(u32)) {
         let Some(model) = self.model else { return };
-        let names = &self.index.names;
-        let mut look = |node: u32, device: u32, model: Model| {
-            if !self.avoid.contains(&node) {
-                self.look(best, device, model);
-            }
-        };
         if self.resident.listed {
-            for device in self.index.resident.listed(model) {
-                look(names.devices[device as usize].node, device, Model::Resident);
-            }
+            self.index.resident.listed(model).for_each(&mut *look);
         }
         if self.cached.listed {
-            for node in self.index.cached.listed(model) {
-                names.devices(node).for_each(|device| look(node, device, Model::Cached));
-            }
+            let nodes = self.index.cached.listed(model);
+            nodes.flat_map(|node| self.index.names.devices(node)).for_each(look);
         }
     }
 
@@ -371,9 +386,8 @@ impl<'q> Query<'q> {
         }
     }
 
-    fn look(&self, best: &mut Option<Best>, device: u32, model: Model) {
-        let (block, lane) = self.index.tree.place(device);
-        if let Some(key) = self.exact(&self.index.tree.blocks[block].get(lane), model) {
+    fn look(&self, best: &mut Option<Best>, device: u32) {
+        if let Some((key, model)) = self.now(device) {
             self.offer(best, Best { key, device, model });
         }
     }
@@ -391,7 +405,7 @@ impl<'q> Query<'q> {
     }
 
     /// Whether nothing of a part with this bound is better than the best.
-    fn beaten(&self, best: &Option<Best>, bound: &Row) -> bool {
+    pub fn beaten(&self, best: &Option<Best>, bound: &Row) -> bool {
         let Some(key) = self.key(bound, self.model_by_bits(bound.models)) else { return true };
         let Some(best) = best else { return false };
         match key.cmp(&best.key) {
@@ -406,15 +420,18 @@ impl<'q> Query<'q> {
         let sieve = Sieve::new(self);
         let mut limit = sieve.limit(best);
         let mut frontier = Frontier::new();
-        frontier.add(&sieve, tree, tree.levels.len() - 1, 0, limit);
+        frontier.add(&sieve, tree, tree.levels.len() - 1, 0);
         let mut opened = 0;
-        while let Some((score, level, at)) = frontier.next(limit) {
+        while let Some(child) = frontier.next(limit) {
+            let (level, at) = (child.level, child.at);
             // Only next to the best the exact bounds tell more.
-            if score >= sieve.near(limit) && self.beaten(best, &tree.levels[level][at / FAN].bounds.get(at % FAN)) {
+            if child.score() >= sieve.near(limit)
+                && self.beaten(best, &tree.levels[level][at / FAN].bounds.get(at % FAN))
+            {
                 continue;
             }
             if level > 0 {
-                frontier.add(&sieve, tree, level - 1, at, limit);
+                frontier.add(&sieve, tree, level - 1, at);
                 continue;
             }
             self.look_at_block(best, &sieve, &tree.blocks[at]);
@@ -451,13 +468,12 @@ impl<'q> Query<'q> {
             if !self.key(&row, model).is_some_and(|key| better(best, &key)) {
                 continue;
             }
-            let node = self.index.names.devices[row.who as usize].node;
-            if !self.avoid.is_empty() && self.avoid.contains(&node) {
+            if self.avoids(row.who) {
                 continue;
             }
             if !(self.cached.exact && self.resident.exact) && model != Model::Absent {
                 // The bit may be another model's.
-                model = self.model_of(node, row.who);
+                model = self.model_of(self.index.names.devices[row.who as usize].node, row.who);
             }
             if let Some(key) = self.exact(&row, model).filter(|key| better(best, key)) {
                 self.offer(best, Best { key, device: row.who, model });

@@ -5,7 +5,7 @@
 mod oracle;
 mod pool;
 
-use nightshift_placement::{Ask, Index, NodeView, Request, Weights};
+use nightshift_placement::{Ask, Cursor, Index, NodeView, Request, Weights};
 use nightshift_types::{Bytes, Milliseconds, PicoPoints};
 use pool::{Kind, Random};
 
@@ -124,13 +124,14 @@ impl Twin {
     }
 
     /// One decision, on both sides; both commit it.
-    fn decide(&mut self, request: &Request, tally: &mut Tally) {
+    fn decide(&mut self, request: &Request, cursor: &mut Cursor, tally: &mut Tally) {
         let weights = Weights::default();
         let ask = Ask::from(request);
         let version = self.index.version();
         let found = self.index.best(&ask, &weights);
         assert_eq!(found, self.index.best(&ask, &weights), "deciding twice changes nothing");
         assert_eq!(version, self.index.version());
+        assert_eq!(found, self.index.next_best(cursor, &ask, &weights), "a cursor finds the same");
         let (fitting, expected) = oracle::best(self.nodes.iter(), request, 0, weights.waiting_per_hour.0);
         let expected = expected.map(|(n, d)| (&self.nodes[n].id, d));
         assert_eq!(found.map(|found| (found.node, found.position)), expected, "{fitting} fit {request:?}");
@@ -155,7 +156,15 @@ fn case(seed: u64, count: usize, requests: usize, changes: usize, tally: &mut Ta
     for _ in 0..requests {
         (0..changes).for_each(|_| twin.change(&mut random));
         let request = pool::request(&mut random, &twin.nodes);
-        twin.decide(&request, tally);
+        // A few tasks that are alike, between which nothing changes; then of two kinds in turns.
+        let (other, mut cursor, mut other_cursor) =
+            (pool::request(&mut random, &twin.nodes), Cursor::default(), Cursor::default());
+        for _ in 0..random.of(&[1, 1, 1, 1, 1, 2, 8]) {
+            twin.decide(&request, &mut cursor, tally);
+            if random.percent(10) {
+                twin.decide(&other, &mut other_cursor, tally);
+            }
+        }
     }
     twin.index.check_invariants().unwrap_or_else(|error| panic!("seed {seed}, {kind:?}, {count} nodes: {error}"));
     assert_eq!(twin.index.len(), twin.nodes.len());
@@ -223,7 +232,7 @@ fn one_by_one() {
         if number % 100 == 0 {
             twin.index.check_invariants().unwrap();
             let request = pool::request(&mut random, &twin.nodes);
-            twin.decide(&request, &mut tally);
+            twin.decide(&request, &mut Cursor::default(), &mut tally);
         }
     }
     while !twin.nodes.is_empty() {
@@ -232,7 +241,7 @@ fn one_by_one() {
         if twin.nodes.len().is_multiple_of(200) {
             twin.index.check_invariants().unwrap();
             let request = pool::request(&mut random, &twin.nodes);
-            twin.decide(&request, &mut tally);
+            twin.decide(&request, &mut Cursor::default(), &mut tally);
         }
     }
     assert!(tally.placed > 10);
