@@ -3,10 +3,15 @@
 mod common;
 
 use common::Plane;
+use nightshift_scheduler::edge::front;
 use nightshift_scheduler::edge::observe::scrape_token;
+use nightshift_scheduler::metrics::Metrics;
 use nightshift_testkit::until;
 use nightshift_wire::proto;
 use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use tower::ServiceExt as _;
 
 const GIB: u64 = 1 << 30;
 
@@ -150,4 +155,29 @@ async fn figures_follow_a_job_from_waiting_to_paid() {
     let text = figures().await;
     assert_eq!((value(&text, &ended("Succeeded")), value(&text, "nightshift_scheduler_placements_total")), (2.0, 3.0));
     plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_standby_says_that_it_does_not_lead() {
+    let standby = front::standby(Metrics::new(), Arc::new(AtomicBool::new(true)));
+    let ask = |path: &str| {
+        let request = axum::http::Request::get(path).body(axum::body::Body::empty()).unwrap();
+        let standby = standby.clone();
+        async move {
+            let answer = standby.oneshot(request).await.unwrap();
+            let status = answer.status().as_u16();
+            let bytes = axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap();
+            (status, String::from_utf8(bytes.to_vec()).unwrap())
+        }
+    };
+    for path in ["/v1/prometheus/targets?role=agent", "/v1/nodes/attic/metrics"] {
+        let (status, body) = ask(path).await;
+        assert_eq!(status, 503, "{body}");
+        let body: Value = serde_json::from_str(&body).unwrap();
+        assert!(body["error"].as_str().unwrap().contains("another one leads"), "{body}");
+    }
+    let (status, text) = ask("/metrics").await;
+    assert_eq!((status, value(&text, "nightshift_scheduler_leader")), (200, 0.0));
+    // What only the leader knows is not there: a standby must not say that there are no nodes.
+    assert!(!text.contains("nightshift_scheduler_nodes"), "{text}");
 }
