@@ -16,8 +16,8 @@ use tch::{CModule, Device, Kind, Tensor};
 /// Sides of an image, in pixels.
 const SIDE: usize = 8;
 const PIXELS: usize = SIDE * SIDE;
-/// The rows before this one are trained on, the others measured on. Not shuffled: rows by one hand stand together in the
-/// file, and a shuffled split would train on every hand that it measures.
+/// The rows before this one are trained on, the others measured on. Not shuffled: rows of one filled-in form stand together
+/// in the file, and a shuffled split would train on every form that it measures.
 const HELD_OUT_FROM: usize = 1397;
 /// Held-out rows of `examples/digits/job.yaml` and of `examples/batch`, from [`HELD_OUT_FROM`] on.
 const FEW: usize = 10;
