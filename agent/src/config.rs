@@ -139,7 +139,7 @@ impl RunArgs {
         let servers = self.server.iter().map(|text| server(text)).collect::<Result<Vec<_>, _>>()?;
         let mut config = Config::new(String::new(), data_dir);
         config.servers = servers;
-        config.token = self.token()?;
+        config.token = self.token(config.data_dir.join("identity/identity.json").exists())?;
         config.name = node_name(self.name.clone().or_else(sysinfo::System::host_name).as_deref().unwrap_or("node"));
         config.offer = self.offer()?;
         match self.memory.as_deref().map(|text| (text, text.strip_suffix('%'))) {
@@ -155,13 +155,15 @@ impl RunArgs {
         Ok(config)
     }
 
-    fn token(&self) -> Result<Option<JoinToken>, String> {
+    /// A node that has joined needs no token: whoever handed out the file may have taken it away since.
+    fn token(&self, joined: bool) -> Result<Option<JoinToken>, String> {
         let text = match &self.join_file {
             None => self.join.clone(),
-            Some(path) => Some(
-                std::fs::read_to_string(path)
-                    .map_err(|error| format!("--join-file: cannot read {}: {error}", path.display()))?,
-            ),
+            Some(path) => match std::fs::read_to_string(path) {
+                Ok(text) => Some(text),
+                Err(error) if joined && error.kind() == std::io::ErrorKind::NotFound => None,
+                Err(error) => return Err(format!("--join-file: cannot read {}: {error}", path.display())),
+            },
         };
         let text = text.filter(|text| !text.trim().is_empty());
         text.map(|text| text.trim().parse().map_err(|error| format!("--join: {error}"))).transpose()
@@ -283,6 +285,18 @@ mod tests {
         assert_eq!(config.offer.price_per_hour.to_string(), "0.2");
         assert_eq!(server("https://h:1/").unwrap(), "h:1");
         assert_eq!(node_name("…"), "node");
+    }
+
+    #[test]
+    fn a_node_that_has_joined_does_without_the_token_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data_dir, gone) = (folder.path().to_str().unwrap(), folder.path().join("gone"));
+        let arguments = ["agent", "--server", "h:1", "--data-dir", data_dir, "--join-file", gone.to_str().unwrap()];
+        let check = || Command::try_parse_from(arguments).unwrap().run.check();
+        assert!(check().unwrap_err().starts_with("--join-file: cannot read"));
+        std::fs::create_dir(folder.path().join("identity")).unwrap();
+        std::fs::write(folder.path().join("identity/identity.json"), "{}").unwrap();
+        assert_eq!(check().unwrap().token, None);
     }
 
     #[test]
