@@ -35,8 +35,8 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- define "nightshift.agent" -}}{{ include "nightshift.fullname" . }}-agent{{- end -}}
 {{- define "nightshift.join" -}}{{ include "nightshift.fullname" . }}-join{{- end -}}
 {{- define "nightshift.gateway" -}}{{ include "nightshift.fullname" . }}-gateway{{- end -}}
-{{/* The Secret that the first scheduler makes: the agents' CA and the gateway's token. */}}
-{{- define "nightshift.credentials" -}}{{ include "nightshift.fullname" . }}-credentials{{- end -}}
+{{/* The Secret that the first scheduler makes: the agents' CA, the gateway's token, Prometheus' token. */}}
+{{- define "nightshift.credentials" -}}{{ include "nightshift.fullname" . }}-scheduler{{- end -}}
 
 {{- define "nightshift.serviceAccount" -}}
 {{- if .Values.serviceAccount.create -}}

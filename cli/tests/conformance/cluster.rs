@@ -91,7 +91,7 @@ impl Cluster {
         ]));
         let (schedulers, join) = schedulers(&kube, &home);
         let mut cluster = Self { kube, home, schedulers: Mutex::new(schedulers), _agents: Vec::new(), _etcd: etcd };
-        cluster.write_gateway_file();
+        cluster.connect();
         cluster._agents = (1..=agents).map(|number| cluster.agent(number, &join)).collect();
         let ready = || cluster.cli(&["nodes", "-o", "json"]).matches("\"ready\": \"True\"").count();
         until("the nodes are ready", || (ready() == agents).then_some(()));
@@ -123,15 +123,13 @@ impl Cluster {
         schedulers.remove(index).process.signal(nix::sys::signal::Signal::SIGKILL);
     }
 
-    /// The nightshift command, which finds the gateway in a file: what a port-forward to the leader would be.
-    fn write_gateway_file(&self) {
+    /// As the chart's notes say it, but for the port-forward: there is no kubelet to forward.
+    fn connect(&self) {
         let leader = self.leader();
         let schedulers = self.schedulers.lock().unwrap();
         let port = schedulers.iter().find(|scheduler| scheduler.pod == leader).unwrap().http_port;
-        let query = ["get", "secret", "-n", NAMESPACE, "nightshift-credentials", "-o"];
-        let token = ok(self.kube.kubectl(&query).arg(r#"go-template={{index .data "gateway-token" | base64decode}}"#));
-        let file = json!({ "url": format!("http://127.0.0.1:{port}"), "token": token });
-        std::fs::write(self.home.data().join("gateway.json"), file.to_string()).unwrap();
+        drop(schedulers);
+        self.cli(&["connect", "-n", NAMESPACE, "--url", &format!("http://127.0.0.1:{port}")]);
     }
 
     pub fn cli(&self, arguments: &[&str]) -> String {
