@@ -84,7 +84,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// With a registry of its own.
+    /// With a registry of its own. Long, because each metric stands with its help once.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new_custom(Some("nightshift_agent".into()), None)?;
         let counter = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {
