@@ -62,7 +62,7 @@ pub struct Metrics {
 pub const TASK_STATES: [&str; 2] = ["waiting", "running"];
 
 impl Metrics {
-    /// Registers all of them in a registry of their own. Long, because each stands with its help once.
+    /// Registers all of them in a registry of their own.
     pub fn new() -> Self {
         let registry = Registry::new_custom(Some("nightshift".into()), None).unwrap_or_default();
         let build = Builder { registry: &registry };
