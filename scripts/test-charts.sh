@@ -134,7 +134,7 @@ scheduler delete computenodes.nightshift.dev tenant no
 scheduler get configmaps tenant yes
 scheduler list configmaps tenant no
 scheduler get secrets tenant no
-scheduler get secrets/nightshift-credentials nightshift yes
+scheduler get secrets/nightshift-scheduler nightshift yes
 scheduler get secrets/another nightshift no
 scheduler list secrets nightshift no
 scheduler patch pods nightshift yes
