@@ -10,7 +10,7 @@ mod scan;
 mod updates;
 
 use measure::{Peer, Runs, TURNS, quantile, resident, row};
-use nightshift_placement::{Ask, Index, Place, Request, Weights};
+use nightshift_placement::{Ask, Cursor, Index, Place, Request, Weights};
 use nightshift_types::Bytes;
 use nix::time::{ClockId, clock_gettime};
 use plot::Line;
@@ -23,6 +23,9 @@ const MILLION: u64 = 1_000_000;
 const SCAN: &str = "a scan of all nodes, in columns, vectorised";
 /// Tasks that run at once: a decision more, and the oldest is released.
 const RUNNING: usize = 500;
+/// Jobs of a batch, and the tasks of each.
+const JOBS: usize = 40;
+const TASKS: usize = 100;
 
 fn main() {
     // The largest first: its memory is read before anything was given back to the allocator.
@@ -107,22 +110,29 @@ impl Pools {
         }
     }
 
-    /// Decisions a second, each committed, nothing else between.
-    fn rate(&mut self, requests: &[Request]) -> f64 {
-        let mut placed = Vec::with_capacity(requests.len());
+    /// Decisions a second, each committed, nothing else between; a cursor for each request, or none at all.
+    fn rate(&mut self, requests: &[Request], tasks: usize) -> f64 {
+        let mut cursors: Vec<Cursor> = requests.iter().map(|_| Cursor::default()).collect();
+        let mut placed = Vec::with_capacity(requests.len() * tasks);
         let start = cpu();
-        for request in requests {
-            let ask = Ask::from(request);
-            let Some(found) = self.index.best(&ask, &self.weights) else { continue };
-            let (place, busy) = (found.place, found.busy_ms);
-            self.index.take(place, request.spec.memory, busy);
-            placed.push((place, request.spec.memory, busy));
+        for _ in 0..tasks {
+            for (request, cursor) in requests.iter().zip(&mut cursors) {
+                let ask = Ask::from(request);
+                let found = match tasks {
+                    1 => self.index.best(&ask, &self.weights),
+                    _ => self.index.next_best(cursor, &ask, &self.weights),
+                };
+                let Some(found) = found else { continue };
+                let (place, busy) = (found.place, found.busy_ms);
+                self.index.take(place, request.spec.memory, busy);
+                placed.push((place, request.spec.memory, busy));
+            }
         }
         let took = cpu() - start;
         for (place, memory, busy) in placed {
             self.index.release(place, memory, busy);
         }
-        requests.len() as f64 / took.as_secs_f64()
+        (requests.len() * tasks) as f64 / took.as_secs_f64()
     }
 }
 
@@ -130,7 +140,7 @@ impl Pools {
 fn compare(kind: Kind, nodes: u64) -> [f64; 3] {
     let mut pools = Pools::new(kind, nodes);
     let (decisions, every) = if nodes == MILLION { (1_000, 50) } else { (2_000, 10) };
-    let [mut p50, mut p99, mut scan_p50, mut rate] = [(); 4].map(|()| Runs::default());
+    let [mut p50, mut p99, mut scan_p50, mut rate, mut jobs_rate] = [(); 5].map(|()| Runs::default());
     let (mut fitted, mut looked) = (0, 0);
     for _ in 0..TURNS {
         let (mut times, mut scans) = (Vec::new(), Vec::new());
@@ -152,7 +162,9 @@ fn compare(kind: Kind, nodes: u64) -> [f64; 3] {
         p99.push(quantile(&mut times, 0.99));
         scan_p50.push(quantile(&mut scans, 0.5));
         let requests = pools.requests(decisions);
-        rate.push(pools.rate(&requests));
+        rate.push(pools.rate(&requests, 1));
+        let jobs = pools.requests(JOBS);
+        jobs_rate.push(pools.rate(&jobs, TASKS));
     }
     pools.index.check_invariants().expect("the index is sound after the run");
     let goal = |million: &'static str, tenth: &'static str| match nodes {
@@ -164,7 +176,9 @@ fn compare(kind: Kind, nodes: u64) -> [f64; 3] {
     let peer = Peer::Measured(SCAN, &scan_p50);
     row(&name("one decision, p50"), "µs", goal("ratio <= 0.00333", "ratio <= 0.02"), &p50, &peer);
     row(&name("one decision, p99, against the scan's p50"), "µs", goal("ratio <= 0.05", "ratio <= 0.2"), &p99, &peer);
-    row(&name("decisions, each committed"), "1/s", goal("value >= 50000", ""), &rate, &Peer::None);
+    let goal = goal("value >= 50000", "");
+    row(&name("decisions for 40 jobs in turns, 100 tasks each, each committed"), "1/s", goal, &jobs_rate, &Peer::None);
+    row(&name("decisions, every task another job's, each committed"), "1/s", goal, &rate, &Peer::None);
     println!("{}, {nodes} nodes: {fitted} of {looked} tasks fit", kind.name());
     [&p50, &p99, &scan_p50].map(Runs::median)
 }

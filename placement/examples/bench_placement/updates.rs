@@ -3,52 +3,65 @@
 use crate::measure::{Peer, Runs, TURNS, row};
 use crate::population::{Kind, MODELS, Random, digest, node};
 use crate::{cpu, population};
-use nightshift_placement::{Index, Place};
+use nightshift_placement::{Index, NodeView, Place};
 use nightshift_types::{Bytes, NodeId, PicoPoints};
 
 const CHANGES: usize = 100_000;
 
-fn ask(random: &mut Random) -> PicoPoints {
-    PicoPoints((random.below(500) as i128 + 1) * 1_000_000_000)
+/// Up to a tenth more or less than it asked first.
+fn ask(id: &NodeId, random: &mut Random) -> PicoPoints {
+    let percent = 90 + random.below(21) as i128;
+    PicoPoints(view(id).price_per_hour.0 * percent / 100)
 }
 
-/// A change to a node, by its number among `ids` and its first device's place.
-type Change = fn(&mut Index, &NodeId, Place, &mut Random, usize);
+/// The node as it joined.
+fn view(id: &NodeId) -> NodeView {
+    let number: u64 = id.as_str().trim_start_matches("node-").parse().expect("a number");
+    node(Kind::Busy60, number, 0)
+}
 
-fn fill(index: &mut Index, _: &NodeId, place: Place, _: &mut Random, step: usize) {
+/// A change to a node.
+type Change = fn(&mut Index, &Target, &mut Random, usize);
+
+/// A node to change, and what it will ask.
+struct Target {
+    id: NodeId,
+    place: Place,
+    ask: PicoPoints,
+}
+
+fn fill(index: &mut Index, target: &Target, _: &mut Random, step: usize) {
     // Every second takes what the one before gave: the same node is not met twice in a row, so they even out.
     match step % 2 {
-        0 => index.take(place, Bytes::mebi(512), 700),
-        _ => index.release(place, Bytes::mebi(512), 700),
+        0 => index.take(target.place, Bytes::mebi(512), 700),
+        _ => index.release(target.place, Bytes::mebi(512), 700),
     }
 }
 
-fn price(index: &mut Index, id: &NodeId, _: Place, random: &mut Random, _: usize) {
-    index.set_ask(id, ask(random));
+fn price(index: &mut Index, target: &Target, _: &mut Random, _: usize) {
+    index.set_ask(&target.id, target.ask);
 }
 
-fn willing(index: &mut Index, id: &NodeId, _: Place, random: &mut Random, _: usize) {
-    index.set_willing(id, random.chance(0.9));
+fn willing(index: &mut Index, target: &Target, random: &mut Random, _: usize) {
+    index.set_willing(&target.id, random.chance(0.9));
 }
 
-fn mixed(index: &mut Index, id: &NodeId, place: Place, random: &mut Random, step: usize) {
+fn mixed(index: &mut Index, target: &Target, random: &mut Random, step: usize) {
     match step / 2 % 4 {
-        0 | 1 => fill(index, id, place, random, step),
-        2 => price(index, id, place, random, step),
-        _ => willing(index, id, place, random, step),
+        0 | 1 => fill(index, target, random, step),
+        2 => price(index, target, random, step),
+        _ => willing(index, target, random, step),
     }
 }
 
-fn model(index: &mut Index, id: &NodeId, _: Place, random: &mut Random, step: usize) {
+fn model(index: &mut Index, target: &Target, random: &mut Random, step: usize) {
     let model = digest(population::Random::zipf(random, MODELS));
-    index.set_cached(id, &model, step.is_multiple_of(2));
+    index.set_cached(&target.id, &model, step.is_multiple_of(2));
 }
 
-fn leave_and_join(index: &mut Index, id: &NodeId, _: Place, random: &mut Random, _: usize) {
-    let number: u64 = id.as_str().trim_start_matches("node-").parse().expect("a number");
-    let mut view = node(Kind::Busy60, number, 0);
-    view.price_per_hour = ask(random);
-    index.remove(id);
+fn leave_and_join(index: &mut Index, target: &Target, _: &mut Random, _: usize) {
+    let view = NodeView { price_per_hour: target.ask, ..view(&target.id) };
+    index.remove(&target.id);
     index.insert(&view);
 }
 
@@ -67,16 +80,16 @@ pub fn measure(nodes: u64) {
         let mut random = Random(11);
         for _ in 0..TURNS {
             let count = if goal.is_empty() { CHANGES / 4 } else { CHANGES };
-            let targets: Vec<(NodeId, Place)> = (0..count)
+            let targets: Vec<Target> = (0..count)
                 .filter_map(|_| {
                     let id = NodeId::new(format!("node-{:07}", random.below(nodes as usize))).expect("a plain id");
-                    let place = index.place(&id, 0)?;
-                    Some((id, place))
+                    let (place, ask) = (index.place(&id, 0)?, ask(&id, &mut random));
+                    Some(Target { id, place, ask })
                 })
                 .collect();
             let start = cpu();
-            for (step, (id, place)) in targets.iter().enumerate() {
-                change(&mut index, id, *place, &mut random, step);
+            for (step, target) in targets.iter().enumerate() {
+                change(&mut index, target, &mut random, step);
             }
             runs.push(targets.len() as f64 / (cpu() - start).as_secs_f64());
         }

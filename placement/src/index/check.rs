@@ -138,7 +138,7 @@ impl Index {
         &self,
         kind: &'static str,
         tags: &Tags,
-        word: impl Fn(&Row) -> u64,
+        word: impl Fn(&Row) -> u128,
         carrier: &dyn Fn(u32) -> u32,
     ) -> Result<(), IndexError> {
         let mut carried = std::collections::BTreeSet::new();

@@ -26,8 +26,9 @@ pub(super) struct Row {
     pub slowness: f32,
     /// Bits of class, tier, region and taints.
     pub facts: u32,
-    pub labels: u64,
-    pub models: u64,
+    /// In its low half.
+    pub labels: u128,
+    pub models: u128,
     /// MiB.
     pub size: u32,
     /// Which device; of many one whose node's id is not above that of any other, open or not.
@@ -111,19 +112,16 @@ pub(super) struct Columns<const N: usize> {
     pub load: [f32; N],
     pub slowness: [f32; N],
     pub facts: [u32; N],
-    /// Low and high halves.
+    /// Parts of 32 bits, the lowest first.
     pub labels: [[u32; N]; 2],
-    pub models: [[u32; N]; 2],
+    pub models: [[u32; N]; 4],
     pub size: [u32; N],
     pub who: [u32; N],
 }
 
-fn halves(word: u64) -> [u32; 2] {
-    [word as u32, (word >> 32) as u32]
-}
-
-fn whole(low: u32, high: u32) -> u64 {
-    u64::from(low) | u64::from(high) << 32
+/// A word from its parts.
+fn whole<const P: usize>(part: impl Fn(usize) -> u32) -> u128 {
+    (0..P).fold(0, |word, at| word | u128::from(part(at)) << (32 * at))
 }
 
 impl<const N: usize> Columns<N> {
@@ -136,7 +134,7 @@ impl<const N: usize> Columns<N> {
         slowness: [f32::MAX; N],
         facts: [0; N],
         labels: [[0; N]; 2],
-        models: [[0; N]; 2],
+        models: [[0; N]; 4],
         size: [u32::MAX; N],
         who: [NOBODY; N],
     };
@@ -150,8 +148,8 @@ impl<const N: usize> Columns<N> {
             load: self.load[lane],
             slowness: self.slowness[lane],
             facts: self.facts[lane],
-            labels: whole(self.labels[0][lane], self.labels[1][lane]),
-            models: whole(self.models[0][lane], self.models[1][lane]),
+            labels: whole::<2>(|at| self.labels[at][lane]),
+            models: whole::<4>(|at| self.models[at][lane]),
             size: self.size[lane],
             who: self.who[lane],
         }
@@ -165,8 +163,12 @@ impl<const N: usize> Columns<N> {
         self.load[lane] = row.load;
         self.slowness[lane] = row.slowness;
         self.facts[lane] = row.facts;
-        [self.labels[0][lane], self.labels[1][lane]] = halves(row.labels);
-        [self.models[0][lane], self.models[1][lane]] = halves(row.models);
+        for (at, part) in self.labels.iter_mut().enumerate() {
+            part[lane] = (row.labels >> (32 * at)) as u32;
+        }
+        for (at, part) in self.models.iter_mut().enumerate() {
+            part[lane] = (row.models >> (32 * at)) as u32;
+        }
         self.size[lane] = row.size;
         self.who[lane] = row.who;
     }
@@ -200,8 +202,8 @@ impl<const N: usize> Columns<N> {
             load: least(&self.load),
             slowness: least(&self.slowness),
             facts: all(&self.facts),
-            labels: whole(all(&self.labels[0]), all(&self.labels[1])),
-            models: whole(all(&self.models[0]), all(&self.models[1])),
+            labels: whole::<2>(|at| all(&self.labels[at])),
+            models: whole::<4>(|at| all(&self.models[at])),
             size: fold(size, u32::min),
             who: NOBODY,
         }

@@ -4,7 +4,6 @@
 //! A placement makes its device worse and no device better. So what the search found and passed over stays in order, but
 //! for devices that were taken since: they are looked at again when their turn comes. Any other change starts it anew.
 
-use super::columns::NOBODY;
 use super::frontier::{Child, Frontier};
 use super::search::{Best, Key, Query};
 use super::sieve::Sieve;
@@ -25,18 +24,24 @@ pub struct Cursor {
     /// As of which [`Index::loosened`] the rest is.
     since: Option<u64>,
     frontier: Frontier,
-    /// Parts that had nothing better than the best at the time.
-    deferred: Vec<Child>,
+    /// Parts whose scores are next to that of the best at the time, but whose bounds are not better, by bound.
+    deferred: BinaryHeap<Reverse<(Key, Child)>>,
     found: BinaryHeap<Reverse<Candidate>>,
 }
 
-/// A device that fitted when it was looked at; ordered as scores are.
+/// A device that may fit; ordered as scores are, and of equals those first that were not looked at.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Candidate {
+    /// Not above what it is now.
     key: Key,
+    looked_at: Option<LookedAt>,
+    device: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct LookedAt {
     node: NodeId,
     position: usize,
-    device: u32,
     model: Model,
 }
 
@@ -64,53 +69,71 @@ impl Index {
 
 impl Cursor {
     fn search(&mut self, query: &Query<'_>, sieve: &Sieve) -> Option<Best> {
-        self.deferred.drain(..).for_each(|child| self.frontier.put_back(child));
         let tree = &query.index.tree;
         loop {
             let best = self.best(query);
+            self.reconsider(query, &best);
             let limit = sieve.limit(&best);
             let Some(child) = self.frontier.next(limit) else { return best };
             let (level, at) = (child.level, child.at);
             let bound = tree.levels[level][at / FAN].bounds.get(at % FAN);
             if best.is_some() && child.score() >= sieve.near(limit) && query.beaten(&best, &bound) {
-                self.deferred.push(child);
+                // Of one where nothing fits any more there is no key.
+                self.deferred.extend(query.lower(&bound).map(|key| Reverse((key, child))));
             } else if level > 0 {
                 self.frontier.add(sieve, tree, level - 1, at);
             } else {
                 let (scores, _) = sieve.scores(&tree.blocks[at]);
                 for (lane, _) in scores.into_iter().enumerate().filter(|(_, score)| *score < f32::INFINITY) {
-                    self.look(query, tree.blocks[at].who[lane]);
+                    let row = tree.blocks[at].get(lane);
+                    if let Some(key) = query.lower(&row).filter(|_| !query.avoids(row.who)) {
+                        self.found.push(Reverse(Candidate { key, looked_at: None, device: row.who }));
+                    }
                 }
             }
         }
+    }
+
+    /// Puts back what was deferred and may be better than the best is now.
+    fn reconsider(&mut self, query: &Query<'_>, best: &Option<Best>) {
+        let mut beaten = Vec::new();
+        while let Some(top) = self.deferred.peek_mut() {
+            if best.as_ref().is_some_and(|best| top.0.0 > best.key) {
+                break;
+            }
+            let Reverse((key, child)) = PeekMut::pop(top);
+            let bound = query.index.tree.levels[child.level][child.at / FAN].bounds.get(child.at % FAN);
+            if query.beaten(best, &bound) { beaten.push(Reverse((key, child))) } else { self.frontier.put_back(child) }
+        }
+        self.deferred.extend(beaten);
     }
 
     /// The best of those found, as it is now.
     fn best(&mut self, query: &Query<'_>) -> Option<Best> {
         while let Some(mut top) = self.found.peek_mut() {
-            let device = top.0.device;
-            match query.now(device) {
-                None => drop(PeekMut::pop(top)),
-                Some((key, model)) if (key, model) == (top.0.key, top.0.model) => {
-                    return Some(Best { key, device, model });
-                }
-                // It was taken since, and is worse; it sinks to where it belongs.
-                Some((key, model)) => (top.0.key, top.0.model) = (key, model),
+            let Reverse(Candidate { key: then, looked_at, device }) = &mut *top;
+            let Some((key, model)) = query.now(*device) else {
+                PeekMut::pop(top);
+                continue;
+            };
+            if looked_at.as_ref().is_some_and(|looked_at| (*then, looked_at.model) == (key, model)) {
+                return Some(Best { key, device: *device, model });
             }
+            // It is looked at for the first time, or was taken since and is worse: it sinks to where it belongs.
+            let names = &query.index.names;
+            let Some(node) = names.id_of_device(*device).cloned() else {
+                PeekMut::pop(top);
+                continue;
+            };
+            (*then, *looked_at) = (key, Some(LookedAt { node, position: names.position(*device), model }));
         }
         None
     }
 
+    /// A device that bounds do not tell of.
     fn look(&mut self, query: &Query<'_>, device: u32) {
-        let names = &query.index.names;
-        if device == NOBODY || query.avoids(device) {
-            return;
-        }
-        if let Some((key, model)) = query.now(device)
-            && let Some(node) = names.id_of_device(device)
-        {
-            let position = names.position(device);
-            self.found.push(Reverse(Candidate { key, node: node.clone(), position, device, model }));
+        if let Some((key, _)) = query.now(device).filter(|_| !query.avoids(device)) {
+            self.found.push(Reverse(Candidate { key, looked_at: None, device }));
         }
     }
 }

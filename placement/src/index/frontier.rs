@@ -24,7 +24,7 @@ enum Place {
 }
 
 /// A part of the tree that was handed out.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Child {
     promise: u64,
     pub level: usize,

@@ -45,7 +45,7 @@ use tags::Tags;
 use tree::Tree;
 
 /// Bits of a word for models on disk, and in memory; the others are shared by all that have none.
-const CACHED_BITS: usize = 24;
+const CACHED_BITS: usize = 48;
 const RESIDENT_BITS: usize = tags::BLOOM as usize - CACHED_BITS;
 
 /// All nodes of a pool, ready for decisions.

@@ -232,7 +232,7 @@ impl Index {
         devices.iter().zip(numbers).map(row).collect()
     }
 
-    fn row(&self, view: &NodeView, device: &DeviceView, number: u32, labels: u64, models: u64) -> Row {
+    fn row(&self, view: &NodeView, device: &DeviceView, number: u32, labels: u128, models: u128) -> Row {
         let node = &self.names.nodes[self.names.devices[number as usize].node as usize];
         let rates = Rates::new(view, device);
         let (free, base) = self.names.state(number);
@@ -276,12 +276,12 @@ impl Index {
     }
 
     /// What a device's entry shows of models that have no bit of their own.
-    pub(super) fn bloom(&self, device: u32) -> u64 {
+    pub(super) fn bloom(&self, device: u32) -> u128 {
         self.cached.bloom_of(self.names.devices[device as usize].node) | self.resident.bloom_of(device)
     }
 
     /// Sets or clears a model's own bit, if it has one, and renews the shared ones.
-    fn mark_model(&mut self, device: u32, bit: u64, on: bool) {
+    fn mark_model(&mut self, device: u32, bit: u128, on: bool) {
         let bloom = self.bloom(device);
         self.tree.adjust(device, |block, lane| {
             let mut row = block.get(lane);
@@ -291,7 +291,7 @@ impl Index {
         });
     }
 
-    fn mark_label(&mut self, device: u32, bit: u64, on: bool) {
+    fn mark_label(&mut self, device: u32, bit: u128, on: bool) {
         self.tree.adjust(device, |block, lane| {
             let mut row = block.get(lane);
             row.labels = if on { row.labels | bit } else { row.labels & !bit };
@@ -385,7 +385,7 @@ fn toggle<T: Clone + Eq + std::hash::Hash>(
     tags: &mut Tags,
     words: &mut Interner<T>,
     carrier: u32,
-    bits: u64,
+    bits: u128,
     word: &T,
     there: bool,
 ) -> Option<Change> {
@@ -406,9 +406,9 @@ fn exchange<T: Clone + Eq + std::hash::Hash>(
     tags: &mut Tags,
     words: &mut Interner<T>,
     carrier: u32,
-    bits: u64,
+    bits: u128,
     wanted: &[T],
-) -> u64 {
+) -> u128 {
     let had = tags.of(carrier, bits);
     let mut new = 0;
     for word in wanted {

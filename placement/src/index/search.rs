@@ -66,7 +66,7 @@ pub(super) struct Query<'q> {
     pub regions: Vec<u32>,
     pub region_bits: u32,
     /// Bits of the labels it needs.
-    pub labels: u64,
+    pub labels: u128,
     /// Labels it needs that have no bit.
     pub listed: Vec<u32>,
     /// The only node it may run on, by its hostname.
@@ -85,7 +85,7 @@ pub(super) struct Query<'q> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Holders {
     /// Bits of which one is set in every row and bound with it.
-    pub bits: u64,
+    pub bits: u128,
     /// No other entry has one of the bits.
     exact: bool,
     /// They are few, and looked at one by one instead.
@@ -311,7 +311,7 @@ impl<'q> Query<'q> {
     }
 
     /// The best place the model may be, for any entry with no other bits than these.
-    fn model_by_bits(&self, models: u64) -> Model {
+    fn model_by_bits(&self, models: u128) -> Model {
         if models & self.resident.bits != 0 {
             Model::Resident
         } else if models & self.cached.bits != 0 {
@@ -404,9 +404,14 @@ impl<'q> Query<'q> {
         }
     }
 
+    /// The least key of what may fit below a bound.
+    pub fn lower(&self, bound: &Row) -> Option<Key> {
+        self.key(bound, self.model_by_bits(bound.models))
+    }
+
     /// Whether nothing of a part with this bound is better than the best.
     pub fn beaten(&self, best: &Option<Best>, bound: &Row) -> bool {
-        let Some(key) = self.key(bound, self.model_by_bits(bound.models)) else { return true };
+        let Some(key) = self.lower(bound) else { return true };
         let Some(best) = best else { return false };
         match key.cmp(&best.key) {
             Ordering::Less => false,

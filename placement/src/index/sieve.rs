@@ -42,8 +42,8 @@ impl Sieve {
             regions: query.region_bits,
             tolerated: query.tolerated,
             labels: [query.labels as u32, (query.labels >> 32) as u32],
-            cached: half(query.cached.bits),
-            resident: half(query.resident.bits),
+            cached: part(query.cached.bits),
+            resident: part(query.resident.bits),
             // Rates are a MiB's.
             sent: absent.0 as f32 / 1024.0,
             input: cached.0 as f32 / 1024.0,
@@ -71,7 +71,7 @@ impl Sieve {
     /// Of every row a score, and what is second.
     pub fn scores<const N: usize>(&self, rows: &Columns<N>) -> ([f32; N], [f32; N]) {
         let (mut scores, mut seconds) = ([f32::INFINITY; N], [0.0; N]);
-        // A word's bits are all in one of its halves.
+        // A word's bits are all in one of its parts.
         let (cached, resident) = (&rows.models[self.cached.0], &rows.models[self.resident.0]);
         for i in 0..N {
             let resident = resident[i] & self.resident.1;
@@ -103,7 +103,8 @@ impl Sieve {
     }
 }
 
-/// The half of a word that has bits, and these.
-fn half(word: u64) -> (usize, u32) {
-    if word > u64::from(u32::MAX) { (1, (word >> 32) as u32) } else { (0, word as u32) }
+/// The part of a word that has bits, and these.
+fn part(word: u128) -> (usize, u32) {
+    let at = if word == 0 { 0 } else { word.trailing_zeros() as usize / 32 };
+    (at, (word >> (at * 32)) as u32)
 }

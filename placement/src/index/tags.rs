@@ -11,7 +11,7 @@ const COMMON: u32 = 256;
 /// Below this many it loses it.
 const RARE: u32 = 64;
 /// Bits of a word from here on are shared: by listed tags, where a word has any.
-pub(super) const BLOOM: u32 = 32;
+pub(super) const BLOOM: u32 = 64;
 const UNTRACKED: u8 = u8::MAX;
 
 /// Tags of one kind; tags and carriers are numbers.
@@ -40,14 +40,14 @@ struct Tag {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Change {
     /// The carrier's entries get, or lose, this bit.
-    Bit(u64),
+    Bit(u128),
     /// Nothing: the lists have it.
     Listed,
 }
 
 impl Change {
     /// The bit, or 0.
-    pub fn bit(&self) -> u64 {
+    pub fn bit(&self) -> u128 {
         match self {
             Self::Bit(bit) => *bit,
             Self::Listed => 0,
@@ -76,7 +76,7 @@ impl Tags {
     }
 
     /// The tag's bit; 0 if it has none.
-    pub fn bit(&self, tag: u32) -> u64 {
+    pub fn bit(&self, tag: u32) -> u128 {
         self.tags.get(tag as usize).map_or(0, |tag| if tag.bit == UNTRACKED { 0 } else { 1 << tag.bit })
     }
 
@@ -101,7 +101,7 @@ impl Tags {
     }
 
     /// What a carrier carries: by the bits of its entry's `word`, and by the lists.
-    pub fn of(&self, carrier: u32, word: u64) -> Vec<u32> {
+    pub fn of(&self, carrier: u32, word: u128) -> Vec<u32> {
         let bits = self.owners.iter().enumerate().filter(|(bit, _)| word >> (self.shift as usize + bit) & 1 != 0);
         let listed = self.carried.range((carrier, 0)..=(carrier, u32::MAX)).map(|(_, tag)| *tag);
         bits.filter_map(|(_, owner)| *owner).chain(listed).collect()
@@ -157,23 +157,23 @@ impl Tags {
     }
 
     /// Whether a carrier whose entry has `word` carries the tag.
-    pub fn carries(&self, tag: u32, carrier: u32, word: u64) -> bool {
+    pub fn carries(&self, tag: u32, carrier: u32, word: u128) -> bool {
         match self.bit(tag) {
             0 => self.is_listed(tag, carrier),
             bit => word & bit != 0,
         }
     }
 
-    /// Bits that the tags in a carrier's list share, of the 32 from [`BLOOM`] on: one a tag.
-    pub fn bloom_of(&self, carrier: u32) -> u64 {
+    /// Bits that the tags in a carrier's list share, of the 64 from [`BLOOM`] on: one a tag.
+    pub fn bloom_of(&self, carrier: u32) -> u128 {
         let tags = self.carried.range((carrier, 0)..=(carrier, u32::MAX));
         tags.fold(0, |bits, (_, tag)| bits | self.bloom(*tag))
     }
 
     /// The bit that a listed tag has, together with others (a Bloom filter with one hash).
-    pub fn bloom(&self, tag: u32) -> u64 {
+    pub fn bloom(&self, tag: u32) -> u128 {
         let mixed = (tag + self.shift).wrapping_mul(0x9E37_79B9);
-        1 << (BLOOM + (mixed >> 27))
+        1 << (BLOOM + (mixed >> 26))
     }
 
     /// Before anything is carried: bits for the tags that will be carried most, told how many will carry each.
@@ -198,7 +198,7 @@ impl Tags {
     }
 
     /// Gives a listed tag a free bit: the bit, and the carriers whose entries need it.
-    pub fn promote(&mut self, tag: u32) -> Option<(u64, Vec<u32>)> {
+    pub fn promote(&mut self, tag: u32) -> Option<(u128, Vec<u32>)> {
         let free = self.owners.iter().position(Option::is_none)?;
         self.owners[free] = Some(tag);
         let bit = free as u32 + self.shift;

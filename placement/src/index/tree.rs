@@ -78,7 +78,7 @@ impl Tree {
     }
 
     /// Devices whose rows have one of these bits.
-    pub fn marked(&self, labels: u64, models: u64) -> Vec<u32> {
+    pub fn marked(&self, labels: u128, models: u128) -> Vec<u32> {
         let marked = |row: &Row| (row.labels & labels) | (row.models & models) != 0;
         self.rows().into_iter().filter(marked).map(|row| row.who).collect()
     }
@@ -156,12 +156,16 @@ impl Tree {
         }
     }
 
-    /// The block a row fits best, as far as a walk from the root tells.
+    /// The block a row fits best, as far as a walk from the root tells; one with room, if there is any.
     fn descend(&self, row: &Row) -> usize {
         let mut at = 0;
         for level in (0..self.levels.len()).rev() {
             let group = &self.levels[level][at];
-            let misfit = |&lane: &usize| (kd::misfit(row, &group.bounds.get(lane)), group.used[lane]);
+            let room = (LANES * FAN.pow(level as u32)) as u32;
+            let misfit = |&lane: &usize| {
+                let used = group.used[lane];
+                (used >= room, kd::misfit(row, &group.bounds.get(lane)), used)
+            };
             at = at * FAN + (0..self.children(level, at)).min_by_key(misfit).unwrap_or(0);
         }
         at
