@@ -43,6 +43,9 @@ pub enum Command {
     Token(cmd::token::Token),
     /// Learn a cluster's gateway, for the commands that need it
     Connect(cmd::connect::Args),
+    /// Check, print, save and restore the journal: what was placed, what came out, what was paid
+    #[command(subcommand)]
+    State(cmd::state::State),
     /// Say whether the pool is up, where it listens and what it does
     Status(cmd::status::Args),
     /// Print this program's version

@@ -39,7 +39,9 @@ fn help() {
         texts.iter().filter_map(|(name, text)| check(&format!("help/{name}.txt"), text).err()).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     for (name, text) in &texts {
-        let has = text.contains("Examples:") || text.contains("Begin:") || name == "nightshift-token";
+        let has = text.contains("Examples:")
+            || text.contains("Begin:")
+            || ["nightshift-token", "nightshift-state"].contains(&name.as_str());
         assert!(has, "{name} has no examples");
         assert!(!text.contains('\u{1b}'), "{name} has colour codes");
     }

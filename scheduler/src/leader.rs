@@ -54,7 +54,8 @@ pub enum SubmitError {
 }
 
 struct Ask {
-    command: Command,
+    /// `None`: whether we still lead.
+    command: Option<Command>,
     reply: oneshot::Sender<Result<Vec<Effect>, Rejection>>,
 }
 
@@ -177,8 +178,16 @@ impl Leader {
     /// Decides and commits a command; returns what it led to once that is durable.
     pub async fn submit(&self, command: Command) -> Result<Vec<Effect>, SubmitError> {
         let (reply, answer) = oneshot::channel();
-        self.asks.send(Ask { command, reply }).await.map_err(|_| SubmitError::Stopped)?;
+        self.asks.send(Ask { command: Some(command), reply }).await.map_err(|_| SubmitError::Stopped)?;
         Ok(answer.await.map_err(|_| SubmitError::Stopped)??)
+    }
+
+    /// Returns once the journal's store has said, after this call, that we lead: before anything is written elsewhere
+    /// that another leader could not take back.
+    pub async fn confirm(&self) -> Result<(), SubmitError> {
+        let (reply, answer) = oneshot::channel();
+        self.asks.send(Ask { command: None, reply }).await.map_err(|_| SubmitError::Stopped)?;
+        Ok(answer.await.map_err(|_| SubmitError::Stopped)?.map(drop)?)
     }
 
     /// Committed facts. Hold it shortly: commits wait.

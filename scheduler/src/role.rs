@@ -21,13 +21,19 @@ pub struct PodRef {
     pub namespace: String,
     /// Its name.
     pub name: String,
+    /// Label selector of the pods that are schedulers of the same pool; empty: all of the namespace's.
+    pub selector: String,
 }
 
 impl PodRef {
     /// Puts the label on this pod and takes it from every other.
     pub async fn lead(&self, client: &kube::Client) -> Result<(), kube::Error> {
         let pods: Api<Pod> = Api::namespaced(client.clone(), &self.namespace);
-        let labelled = pods.list_metadata(&ListParams::default().labels(&format!("{ROLE_LABEL}={LEADER}"))).await?;
+        let mut selector = format!("{ROLE_LABEL}={LEADER}");
+        if !self.selector.is_empty() {
+            selector = format!("{selector},{}", self.selector);
+        }
+        let labelled = pods.list_metadata(&ListParams::default().labels(&selector)).await?;
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
         for other in labelled.iter().map(ResourceExt::name_any).filter(|name| *name != self.name) {
             let none = Patch::Merge(json!({ "metadata": { "labels": { ROLE_LABEL: null } } }));

@@ -51,6 +51,11 @@ impl EncodedBatch {
         let bytes = batch.encode_to_vec();
         Self { sequence, previous, hash: Sha256::digest(&bytes).into(), bytes: bytes.into() }
     }
+    /// What was read somewhere, as it is.
+    pub(crate) fn from_bytes(bytes: Vec<u8>) -> Result<Self, DecodeError> {
+        let Batch { sequence, previous, .. } = Batch::decode(&bytes)?;
+        Ok(Self { sequence, previous, hash: Sha256::digest(&bytes).into(), bytes: bytes.into() })
+    }
     /// Its place.
     pub fn sequence(&self) -> u64 {
         self.sequence

@@ -25,7 +25,8 @@ impl State {
     fn fold(&mut self, time: Timestamp, event: &Event) -> Option<()> {
         match event {
             Event::JournalCreated { journal, cell, format: _ } => {
-                self.cell.is_none().then_some(())?;
+                // Again only where a backup was restored: under the new store's id, in the same cell.
+                self.cell.as_ref().is_none_or(|known| known == cell).then_some(())?;
                 self.journal.clone_from(journal);
                 self.cell = Some(cell.clone());
             }

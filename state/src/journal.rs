@@ -7,6 +7,8 @@ mod etcd;
 
 pub use any::AnyJournal;
 pub use embedded::EmbeddedJournal;
+pub(crate) use embedded::read as read_embedded;
+pub(crate) use etcd::read as read_etcd;
 pub use etcd::{EtcdJournal, EtcdOptions, stand_by};
 
 use crate::batch::{Batch, EncodedBatch, Head};
@@ -115,6 +117,9 @@ pub trait Journal: Send + Sync {
 
     /// Ends when the lead is known to be lost, which an idle leader would not notice otherwise. Never, where it cannot be.
     fn lost(&self) -> impl Future<Output = ()> + Send + 'static;
+
+    /// Asks the store whether the caller still leads.
+    fn confirm(&mut self) -> impl Future<Output = Result<(), JournalError>> + Send;
 
     /// Gives the lead away at once, so that a standby need not wait for the lease. Nothing can be appended after it.
     fn resign(&mut self) -> impl Future<Output = Result<(), JournalError>> + Send;

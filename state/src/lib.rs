@@ -12,6 +12,7 @@
 //! * [`Core`]: state and open batch together; effects come out only against a durable head
 //! * [`journal`]: where batches live: a redb file, or etcd
 
+mod backup;
 pub mod batch;
 pub mod command;
 mod convert;
@@ -26,6 +27,7 @@ pub mod ledger;
 mod spec;
 pub mod state;
 
+pub use backup::{Source, restore};
 pub use batch::{Batch, EncodedBatch, Head, MAX_BATCH};
 pub use command::{Command, Decision, Effect, Outcome, Placement, Rejection};
 pub use convert::{DecodeError, decode_event, encode_event};

@@ -2,12 +2,14 @@
 
 pub mod completion;
 pub mod connect;
+pub mod etcd;
 pub mod explain;
 pub mod nodes;
 pub mod push;
 pub mod results;
 pub mod run;
 pub mod scheduler;
+pub mod state;
 pub mod status;
 pub mod token;
 pub mod version;
@@ -26,6 +28,7 @@ pub async fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Nodes(args) => nodes::run(args).await,
         Command::Token(token::Token::Create(args)) => token::create(args).await,
         Command::Connect(args) => connect::run(args).await,
+        Command::State(command) => state::run(command).await,
         Command::Status(args) => status::run(args).await,
         Command::Version(args) => version::run(&args),
         Command::Completion(args) => completion::run(&args),

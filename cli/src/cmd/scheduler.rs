@@ -2,6 +2,7 @@
 //! becomes the leader when there is none, until SIGTERM. *Invariant*: losing the lead ends the process, with exit code 1:
 //! what it decided since is void, and whoever supervises it starts a standby anew.
 
+use super::etcd::EtcdArgs;
 use crate::parse;
 use crate::signals::Signals;
 use anyhow::Context;
@@ -11,7 +12,7 @@ use nightshift_scheduler::leader::Timing;
 use nightshift_scheduler::role::PodRef;
 use nightshift_scheduler::run::{SchedulerConfig, Standby};
 use nightshift_scheduler::uri::FetchPolicy;
-use nightshift_state::{EtcdOptions, Folded};
+use nightshift_state::Folded;
 use nightshift_types::CellId;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -33,9 +34,6 @@ Examples:
 Every scheduler of a cluster needs the same --etcd, --etcd-prefix, --cell, --namespace and
 --data-dir (a shared folder).";
 
-/// etcd refuses shorter leases.
-const LEAST_LEASE: Duration = Duration::from_secs(2);
-
 /// Flags.
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
@@ -52,6 +50,15 @@ pub struct Args {
     /// Secret with the agents' CA and the gateway's token; the first scheduler makes it
     #[arg(long, value_name = "NAME", env = "NIGHTSHIFT_SECRET", default_value = SECRET, value_parser = parse::object_name)]
     secret: String,
+    /// Label selector of this pool's scheduler pods: the leader takes nightshift.dev/role from the others
+    #[arg(
+        long,
+        value_name = "SELECTOR",
+        env = "NIGHTSHIFT_POD_SELECTOR",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pod_selector: String,
     /// Part of every attempt's id; never change it
     #[arg(long, value_name = "NAME", env = "NIGHTSHIFT_CELL", default_value = "default")]
     cell: String,
@@ -108,77 +115,6 @@ enum LogFormat {
     Json,
 }
 
-/// Where the journal is.
-#[derive(clap::Args, Debug)]
-#[command(next_help_heading = "etcd")]
-struct EtcdArgs {
-    /// Every member's client URL; repeat it, or separate several with commas
-    #[arg(long = "etcd", value_name = "URL", env = "NIGHTSHIFT_ETCD", value_delimiter = ',', required = true)]
-    endpoints: Vec<String>,
-    /// Keys begin with it; ours alone
-    #[arg(
-        long = "etcd-prefix",
-        value_name = "PREFIX",
-        env = "NIGHTSHIFT_ETCD_PREFIX",
-        default_value = "/nightshift/default"
-    )]
-    prefix: String,
-    /// CA that signed etcd's certificates, PEM
-    #[arg(long = "etcd-ca-file", value_name = "FILE", env = "NIGHTSHIFT_ETCD_CA_FILE")]
-    ca: Option<PathBuf>,
-    /// Our client certificate, PEM
-    #[arg(long = "etcd-cert-file", value_name = "FILE", env = "NIGHTSHIFT_ETCD_CERT_FILE", requires = "key")]
-    certificate: Option<PathBuf>,
-    /// Its private key, PEM
-    #[arg(long = "etcd-key-file", value_name = "FILE", env = "NIGHTSHIFT_ETCD_KEY_FILE", requires = "certificate")]
-    key: Option<PathBuf>,
-    /// Name in etcd's certificates, where it is not the URL's
-    #[arg(long = "etcd-server-name", value_name = "NAME", env = "NIGHTSHIFT_ETCD_SERVER_NAME")]
-    server_name: Option<String>,
-    /// etcd user
-    #[arg(long = "etcd-user", value_name = "NAME", env = "NIGHTSHIFT_ETCD_USER", requires = "password_file")]
-    user: Option<String>,
-    /// File with the etcd user's password
-    #[arg(long = "etcd-password-file", value_name = "FILE", env = "NIGHTSHIFT_ETCD_PASSWORD_FILE", requires = "user")]
-    password_file: Option<PathBuf>,
-    /// The lead falls to another scheduler this long after its holder was last heard of; 2s at least
-    #[arg(long = "leader-lease", value_name = "TIME", env = "NIGHTSHIFT_LEADER_LEASE", default_value = "5s", value_parser = leader_lease)]
-    lease: Duration,
-}
-
-fn leader_lease(text: &str) -> Result<Duration, String> {
-    let lease = parse::duration(text)?;
-    if lease < LEAST_LEASE { Err("etcd's shortest lease is 2s".into()) } else { Ok(lease) }
-}
-
-impl EtcdArgs {
-    fn options(&self, identity: String) -> anyhow::Result<EtcdOptions> {
-        let read = |flag: &str, path: &Option<PathBuf>| -> anyhow::Result<Option<Vec<u8>>> {
-            let Some(path) = path else { return Ok(None) };
-            std::fs::read(path).map(Some).with_context(|| format!("{flag} {}", path.display()))
-        };
-        for endpoint in &self.endpoints {
-            let plain = endpoint.starts_with("http://") || endpoint.starts_with("https://");
-            anyhow::ensure!(plain, "--etcd {endpoint}: write it as https://HOST:2379");
-        }
-        let password = read("--etcd-password-file", &self.password_file)?;
-        let password = password.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_string());
-        let certificate = read("--etcd-cert-file", &self.certificate)?;
-        Ok(EtcdOptions {
-            endpoints: self.endpoints.clone(),
-            prefix: self.prefix.clone(),
-            identity,
-            lease: self.lease,
-            // A request that takes longer than the lease is of no use to a leader.
-            request_timeout: self.lease.min(Duration::from_secs(5)),
-            user: self.user.clone().zip(password),
-            ca_pem: read("--etcd-ca-file", &self.ca)?,
-            client_pem: certificate.zip(read("--etcd-key-file", &self.key)?),
-            server_name: self.server_name.clone(),
-        })
-    }
-}
-
 /// Stands by, leads, and ends.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     begin_log(args.log_format)?;
@@ -202,8 +138,12 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 }
 
 async fn serve(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        args.etcd.is_given(),
+        "--etcd is missing: name every member's client URL, such as --etcd https://etcd-0.etcd:2379 (or set NIGHTSHIFT_ETCD)"
+    );
     let (client, namespace) = cluster(&args).await?;
-    let pod = pod(&namespace);
+    let pod = pod(&namespace, &args.pod_selector);
     let identity = pod.as_ref().map_or_else(|| format!("process {}", std::process::id()), |pod| pod.name.clone());
     let etcd = args.etcd.options(identity)?;
     let credentials = Credentials::in_secret(client.clone(), &namespace, &args.secret).await?;
@@ -243,9 +183,9 @@ fn config(args: Args, pod: Option<PodRef>) -> anyhow::Result<SchedulerConfig> {
 }
 
 /// The chart names it through the downward API.
-fn pod(namespace: &str) -> Option<PodRef> {
+fn pod(namespace: &str, selector: &str) -> Option<PodRef> {
     let name = std::env::var("POD_NAME").ok().filter(|name| !name.is_empty())?;
-    Some(PodRef { namespace: namespace.into(), name })
+    Some(PodRef { namespace: namespace.into(), name, selector: selector.into() })
 }
 
 /// A client of the cluster, and our namespace in it.

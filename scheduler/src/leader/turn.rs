@@ -46,7 +46,7 @@ impl<J: Journal> Lead<J> {
                 () = self.shared.wake.notified() => {}
                 _ = timer.tick() => news = self.planned.elapsed() >= REPLAN,
             }
-            self.turn(gathered, news).await?;
+            self.turn(gathered, news, &shutdown).await?;
         }
         self.shared.metrics.leader.set(0);
         // A standby need not wait for the lease; where that fails it does.
@@ -58,13 +58,17 @@ impl<J: Journal> Lead<J> {
 
     /// Decide, commit, release: the way of everything.
     #[tracing::instrument(level = "debug", skip_all, fields(asks = gathered.len()))]
-    async fn turn(&mut self, gathered: Vec<Ask>, news: bool) -> Result<(), JournalError> {
+    async fn turn(&mut self, gathered: Vec<Ask>, news: bool, shutdown: &CancellationToken) -> Result<(), JournalError> {
         let started = Instant::now();
         let shared = self.shared.clone();
         let now = clock();
         let mut core = shared.core.write().await;
-        let mut answered = Vec::new();
+        let (mut answered, mut asked) = (Vec::new(), Vec::new());
         for Ask { command, reply } in gathered {
+            let Some(command) = command else {
+                asked.push(reply);
+                continue;
+            };
             count(&shared.metrics, core.state(), &command);
             match core.submit(command, now) {
                 Ok(submitted) => answered.push((Some(reply), submitted)),
@@ -82,7 +86,12 @@ impl<J: Journal> Lead<J> {
         }
         let mut committed = false;
         while let Some(batch) = core.take_batch() {
-            committed |= append(&mut self.journal, &batch, &shared.metrics).await.map(|_| true)?;
+            committed |= append(&mut self.journal, &batch, &shared.metrics, shutdown).await.map(|_| true)?;
+        }
+        if !asked.is_empty() {
+            // An append would say so too; this costs one read, seldom.
+            persevere(&mut self.journal, Write::Nothing, &shared.metrics, shutdown).await?;
+            asked.into_iter().for_each(|reply| drop(reply.send(Ok(Vec::new()))));
         }
         if committed {
             shared.metrics.cycle_seconds.observe(started.elapsed().as_secs_f64());
@@ -94,22 +103,57 @@ impl<J: Journal> Lead<J> {
     }
 }
 
-/// Appends until the batch is durable; a store that does not answer is asked again for as long as the fence holds.
-async fn append<J: Journal>(journal: &mut J, batch: &EncodedBatch, metrics: &Metrics) -> Result<Head, JournalError> {
+/// Appends until the batch is durable.
+async fn append<J: Journal>(
+    journal: &mut J,
+    batch: &EncodedBatch,
+    metrics: &Metrics,
+    shutdown: &CancellationToken,
+) -> Result<Head, JournalError> {
     let started = Instant::now();
+    let head = persevere(journal, Write::Batch(batch), metrics, shutdown).await?;
+    metrics.appended(Bytes(batch.bytes().len() as u64), started.elapsed());
+    Ok(head)
+}
+
+/// What the store is asked to do.
+#[derive(Clone, Copy)]
+enum Write<'a> {
+    Batch(&'a EncodedBatch),
+    /// Only whether we still lead.
+    Nothing,
+}
+
+/// Asks a store that does not answer again, until it does, the lead is lost, or we are asked to stop.
+async fn persevere<J: Journal>(
+    journal: &mut J,
+    write: Write<'_>,
+    metrics: &Metrics,
+    shutdown: &CancellationToken,
+) -> Result<Head, JournalError> {
+    let mut lost = std::pin::pin!(journal.lost());
     loop {
-        match journal.append(batch).await {
-            Ok(head) => {
-                metrics.appended(Bytes(batch.bytes().len() as u64), started.elapsed());
-                return Ok(head);
-            }
-            Err(error) if error.retryable() => {
+        // An append that is dropped is looked up before the next one.
+        let answer = tokio::select! {
+            biased;
+            answer = ask(journal, write) => answer,
+            () = &mut lost => return Err(JournalError::LostFence("it could not be renewed for a whole lease".into())),
+        };
+        match answer {
+            Err(error) if error.retryable() && !shutdown.is_cancelled() => {
                 tracing::warn!(%error, "the journal does not answer; nothing new is placed until it does");
                 metrics.append_errors.inc();
-                tokio::time::sleep(RETRY).await;
+                tokio::select! { () = tokio::time::sleep(RETRY) => {}, () = shutdown.cancelled() => {} }
             }
-            Err(error) => return Err(error),
+            end => return end,
         }
+    }
+}
+
+async fn ask<J: Journal>(journal: &mut J, write: Write<'_>) -> Result<Head, JournalError> {
+    match write {
+        Write::Batch(batch) => journal.append(batch).await,
+        Write::Nothing => journal.confirm().await.map(|()| journal.head()),
     }
 }
 

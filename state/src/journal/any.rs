@@ -62,6 +62,13 @@ impl Journal for AnyJournal {
         }
     }
 
+    async fn confirm(&mut self) -> Result<(), JournalError> {
+        match self {
+            Self::Embedded(journal) => journal.confirm().await,
+            Self::Etcd(journal) => journal.confirm().await,
+        }
+    }
+
     async fn resign(&mut self) -> Result<(), JournalError> {
         match self {
             Self::Embedded(journal) => journal.resign().await,

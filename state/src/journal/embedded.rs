@@ -86,10 +86,41 @@ impl Journal for EmbeddedJournal {
         std::future::pending()
     }
 
+    async fn confirm(&mut self) -> Result<(), JournalError> {
+        // The file is locked: nobody else can lead.
+        Ok(())
+    }
+
     async fn resign(&mut self) -> Result<(), JournalError> {
         // The file is free when this is dropped.
         Ok(())
     }
+}
+
+/// Reads a file that nobody has open.
+pub(crate) fn read(path: &Path, each: &mut crate::backup::Each<'_>) -> Result<Head, JournalError> {
+    let database = redb::ReadOnlyDatabase::open(path).map_err(|error| open_error(path, &error))?;
+    read_all(&database, each).map_err(|error| error.at(path))
+}
+
+fn read_all(database: &impl ReadableDatabase, each: &mut crate::backup::Each<'_>) -> Result<Head, Failure> {
+    let read = database.begin_read()?;
+    let end = read_head(&read.open_table(META)?)?;
+    let mut head = Head::default();
+    for row in read.open_table(BATCHES)?.iter()? {
+        let (key, value) = row?;
+        let wrong = |error: DecodeError| Failure::Journal(JournalError::decode(head.sequence + 1, error));
+        let (next, batch) = head.follow(value.value()).map_err(wrong)?;
+        if key.value() != next.sequence {
+            return Err(corrupt(key.value(), "the batch stands in another's place"));
+        }
+        head = next;
+        each(value.value(), &batch, head).map_err(Failure::Journal)?;
+    }
+    if head != end {
+        return Err(corrupt(head.sequence, "the last batch is not the head's"));
+    }
+    Ok(head)
 }
 
 /// A store's error, before it names the file.

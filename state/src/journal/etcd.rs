@@ -140,7 +140,12 @@ impl Journal for EtcdJournal {
         each: &mut (dyn FnMut(Batch, Head) + Send),
     ) -> Result<Head, JournalError> {
         self.head = self.stored_head().await?;
-        let head = read_batches(&mut self.kv, &self.keys, self.timeout, after, self.head.sequence, each).await?;
+        let last = self.head.sequence;
+        let mut each = |_: &[u8], batch: Batch, head: Head| {
+            each(batch, head);
+            Ok(())
+        };
+        let head = read_batches(&mut self.kv, &self.keys, self.timeout, after, last, &mut each).await?;
         if head != self.head {
             return Err(corrupt(head.sequence, "the last batch is not the head's"));
         }
@@ -178,19 +183,44 @@ impl Journal for EtcdJournal {
         self.lead.lost()
     }
 
+    async fn confirm(&mut self) -> Result<(), JournalError> {
+        self.stored_head().await.map(drop)
+    }
+
     async fn resign(&mut self) -> Result<(), JournalError> {
         self.lead.resign(&mut self.client, self.timeout).await
     }
 }
 
-/// Batches after `after` up to number `last`, in pages; each with the head it makes.
+/// What is called with a batch's bytes, the batch, and the head it makes.
+type EachBatch<'a> = dyn FnMut(&[u8], Batch, Head) -> Result<(), JournalError> + Send + 'a;
+
+/// Reads a journal that another process may lead.
+pub(crate) async fn read(options: &EtcdOptions, each: &mut crate::backup::Each<'_>) -> Result<Head, JournalError> {
+    let keys = Keys::new(&options.prefix)?;
+    let mut kv = options.connect().await?.kv_client().max_decoding_message_size(MAX_ANSWER);
+    let answer = request(options.request_timeout, kv.get(keys.head.as_str(), None)).await?;
+    let Some(stored) = answer.kvs().first() else {
+        let text = format!("there is no journal under etcd prefix {}", options.prefix);
+        return Err(JournalError::Config(text));
+    };
+    let end = decode_head(stored.value())?;
+    let mut each = |bytes: &[u8], batch: Batch, head: Head| each(bytes, &batch, head);
+    let head = read_batches(&mut kv, &keys, options.request_timeout, Head::default(), end.sequence, &mut each).await?;
+    if head != end {
+        return Err(corrupt(head.sequence, "the last batch is not the head's"));
+    }
+    Ok(head)
+}
+
+/// Batches after `after` up to number `last`, in pages.
 async fn read_batches(
     kv: &mut KvClient,
     keys: &Keys,
     timeout: Duration,
     after: Head,
     last: u64,
-    each: &mut (dyn FnMut(Batch, Head) + Send),
+    each: &mut EachBatch<'_>,
 ) -> Result<Head, JournalError> {
     let mut head = after;
     let end = keys.batch(last + 1);
@@ -209,7 +239,7 @@ async fn read_batches(
                 return Err(corrupt(next.sequence, "the batch stands in another's place"));
             }
             head = next;
-            each(batch, head);
+            each(row.value(), batch, head)?;
         }
     }
     Ok(head)

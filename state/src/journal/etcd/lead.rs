@@ -4,7 +4,7 @@
 use super::options::{EtcdOptions, Keys, request};
 use crate::journal::JournalError;
 use etcd_client::{Client, Compare, CompareOp, EventType, PutOptions, Txn, TxnOp, TxnOpResponse, WatchOptions};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -29,7 +29,7 @@ impl Lead {
         let timeout = options.request_timeout;
         let lease = request(timeout, client.lease_grant(seconds, None)).await?.id();
         let (tell, lost) = watch::channel(false);
-        let keeper = tokio::spawn(keep_alive(client.clone(), lease, options.lease / 3, timeout, tell));
+        let keeper = tokio::spawn(keep_alive(client.clone(), lease, options.clone(), tell));
         let mut lead = Self { lease, revision: 0, lost, keeper };
         loop {
             if *lead.lost.borrow() {
@@ -119,13 +119,20 @@ impl Lead {
     }
 }
 
-/// Renews until etcd says that the lease is gone. While etcd does not answer nothing is known: leases outlive its restart.
-async fn keep_alive(mut client: Client, lease: i64, every: Duration, timeout: Duration, lost: watch::Sender<bool>) {
-    let mut tick = tokio::time::interval(every);
+/// Renews until etcd says that the lease is gone, or until it must be: a renewal counts from when it was sent, and after a
+/// whole lease without one nobody can know that we still lead. (Where etcd itself was away its leases live on, and a
+/// standby that starts anew gets the lead again.)
+async fn keep_alive(mut client: Client, lease: i64, options: EtcdOptions, lost: watch::Sender<bool>) {
+    let (life, timeout) = (options.lease.max(Duration::from_secs(2)), options.request_timeout);
+    let mut tick = tokio::time::interval(options.lease / 3);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut renewed = Instant::now();
     loop {
         tick.tick().await;
-        if request(timeout, client.lease_keep_alive(lease)).await.is_ok() {
+        let sent = Instant::now();
+        let left = life.saturating_sub(renewed.elapsed());
+        if request(timeout.min(left.max(options.lease / 3)), client.lease_keep_alive(lease)).await.is_ok() {
+            renewed = sent;
             continue;
         }
         match request(timeout, client.lease_time_to_live(lease, None)).await {
@@ -134,8 +141,14 @@ async fn keep_alive(mut client: Client, lease: i64, every: Duration, timeout: Du
                 let _ = lost.send(true);
                 return;
             }
-            Ok(_) => {}
+            // etcd answers and the lease lives: the next renewal may be heard.
+            Ok(_) => continue,
             Err(error) => tracing::warn!(%error, "cannot renew the lead's lease; trying on"),
+        }
+        if renewed.elapsed() > life {
+            tracing::error!(lease, "the lead is lost: it could not be renewed for a whole lease");
+            let _ = lost.send(true);
+            return;
         }
     }
 }

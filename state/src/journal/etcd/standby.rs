@@ -3,6 +3,7 @@
 
 use super::options::{EtcdOptions, Keys, request};
 use super::{EtcdJournal, MAX_ANSWER, decode_head, read_batches};
+use crate::batch::{Batch, Head};
 use crate::core::Folded;
 use crate::journal::JournalError;
 use etcd_client::{KvClient, WatchClient, WatchOptions};
@@ -26,6 +27,8 @@ pub async fn stand_by(
     loop {
         let (campaign, follow) = (EtcdJournal::campaign(options), follow(options, folded, progress));
         let error = tokio::select! {
+            // A lead that is won is not dropped for an error of the same moment.
+            biased;
             journal = campaign => match journal {
                 Ok(journal) => return Ok(journal),
                 Err(error) => error,
@@ -75,7 +78,11 @@ async fn catch_up(kv: &mut KvClient, keys: &Keys, timeout: Duration, folded: &mu
     if let Some(stored) = answer.kvs().first() {
         let last = decode_head(stored.value())?.sequence;
         let after = folded.head();
-        read_batches(kv, keys, timeout, after, last, &mut |batch, head| folded.apply(&batch, head)).await?;
+        let mut fold = |_: &[u8], batch: Batch, head: Head| {
+            folded.apply(&batch, head);
+            Ok(())
+        };
+        read_batches(kv, keys, timeout, after, last, &mut fold).await?;
     }
     Ok(seen)
 }
