@@ -8,9 +8,13 @@ use sha2::{Digest as _, Sha256};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use thiserror::Error;
 use tokio::fs::{self, File};
 use tokio::io::AsyncWriteExt;
+
+/// Half-written files this old are nobody's any more: no transfer takes so long.
+const STAGING_AGE: Duration = Duration::from_secs(24 * 3600);
 
 /// Grants to this name reach every namespace: models the operator seeded or pushed with `--public`.
 pub const EVERYONE: &str = "_public";
@@ -57,7 +61,9 @@ impl BlobStore {
     pub fn clear_staging(&self) -> io::Result<()> {
         for entry in std::fs::read_dir(self.root.join("staging"))? {
             let path = entry?.path();
-            if path != self.staging {
+            // A folder that was touched just now may be a standby's that seeds.
+            let old = path.metadata().and_then(|meta| meta.modified()).ok().and_then(|at| at.elapsed().ok());
+            if path != self.staging && old.is_some_and(|age| age > STAGING_AGE) {
                 std::fs::remove_dir_all(path)?;
             }
         }
@@ -254,12 +260,13 @@ mod tests {
         let wrong = store.finish(writer, "a", Some(Digest([0; 32]))).await;
         assert!(matches!(wrong, Err(BlobError::Mismatch { .. })));
         assert_eq!(std::fs::read_dir(&store.staging).unwrap().count(), 0);
+        // Of two schedulers on one folder the leader clears what is old, and takes nothing from the other.
         let other = BlobStore::open(folder.path()).unwrap();
-        std::fs::write(store.staging.join("left"), b"half").unwrap();
+        let left = folder.path().join("staging/left");
+        std::fs::create_dir_all(&left).unwrap();
+        std::fs::File::open(&left).unwrap().set_modified(std::time::SystemTime::now() - 2 * STAGING_AGE).unwrap();
         other.clear_staging().unwrap();
-        assert!(!store.staging.exists() && other.staging.exists());
-        store.clear_staging().unwrap();
+        assert!(!left.exists() && store.staging.exists());
         assert!(store.put("a", b"later").await.is_ok());
-        assert_eq!(std::fs::read_dir(folder.path().join("sha256")).unwrap().count(), 0);
     }
 }

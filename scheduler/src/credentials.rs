@@ -17,7 +17,7 @@ use std::path::Path;
 
 const CA_NAME: &str = "nightshift agents CA";
 /// The Secret's name, unless another is given.
-pub const SECRET: &str = "nightshift-scheduler";
+pub const SECRET: &str = "nightshift-credentials";
 /// Its key that holds the CA's certificate, PEM.
 pub const CA_CERTIFICATE: &str = "ca.crt";
 const CA_KEY: &str = "ca.key";
@@ -51,6 +51,8 @@ impl Credentials {
     pub fn in_folder(data_dir: &Path) -> anyhow::Result<Self> {
         let known = std::fs::read(data_dir.join("gateway.json")).ok();
         let known = known.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
+        // With a CA it is another pool's, written by `nightshift connect`.
+        let known = known.filter(|value| value.get("ca").is_none());
         let known = known.and_then(|value| value["token"].as_str().map(String::from));
         let gateway_token = known.filter(|token| token.len() >= SHORTEST_TOKEN).unwrap_or_else(new_token);
         Ok(Self { ca: ca_in_folder(&data_dir.join("pki"))?, gateway_token })

@@ -108,12 +108,18 @@ impl Standby {
     pub async fn open(config: SchedulerConfig, credentials: Credentials) -> anyhow::Result<Self> {
         std::fs::create_dir_all(&config.data_dir).with_context(|| config.data_dir.display().to_string())?;
         let blobs = BlobStore::open(&config.data_dir.join("blobs")).context("the blob store")?;
+        // Before there is anything to lead: large ones take a while, and one that cannot be read ends only this process.
+        seed(&blobs, &config.seeds).await?;
         let (metrics, ready) = (Metrics::new(), Arc::new(AtomicBool::new(false)));
         let (listener, address) = bind(config.http_listen, "--http-listen").await?;
         let tls = if address.ip().is_loopback() {
             None
         } else {
-            let config = pki::server_config(&credentials.ca, &config.server_names)?;
+            // People dial it by that name.
+            let dialled = config.http_address.as_deref().and_then(|address| address.rsplit_once(':'));
+            let dialled = dialled.map(|(host, _)| host.trim_matches(['[', ']']).to_string());
+            let names: Vec<String> = config.server_names.iter().cloned().chain(dialled).collect();
+            let config = pki::server_config(&credentials.ca, &names)?;
             Some(Tls { config, token: credentials.gateway_token.clone() })
         };
         let front = Front::open(listener, tls, front::standby(metrics.clone(), ready.clone()))?;
@@ -139,8 +145,9 @@ impl Standby {
         folded: Folded,
     ) -> anyhow::Result<Scheduler<J>> {
         let Self { config, credentials, blobs, metrics, front, .. } = self;
-        blobs.clear_staging().context("the blob store")?;
-        seed(&blobs, &config.seeds).await?;
+        if let Err(error) = blobs.clear_staging() {
+            tracing::warn!(%error, "half-written files of earlier leaders are still there");
+        }
         let tls = server_tls(&credentials.ca, &config.server_names)?;
         let parts = Parts { ca: credentials.ca, blobs, metrics, timing: config.timing };
         let (leader, lead) = leader::start(journal, config.cell, folded, parts).await?;

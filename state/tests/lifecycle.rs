@@ -200,10 +200,15 @@ fn terms_change_while_it_runs_and_what_is_promised_stands() {
     bench.ok(terms(2, |terms| terms.max_cost = Some(PicoPoints(12))));
     bench.ok(place("a", 0, "n1", 5));
     bench.ok(place("a", 1, "n1", 5));
-    // Lowered below what is reserved: that is kept, nothing is added.
-    bench.ok(terms(3, |terms| terms.max_cost = Some(PicoPoints(1))));
-    assert_eq!(known(&bench, "a").spec.max_cost, Some(PicoPoints(10)));
+    // Lowered below what is reserved: that is kept, nothing is added, also when it is released.
+    bench.ok(terms(3, |terms| terms.max_cost = Some(PicoPoints(6))));
+    assert_eq!(known(&bench, "a").spec.max_cost, Some(PicoPoints(6)));
     bench.ok(succeed(attempt("a", 0, 1), "n1"));
+    bench.ok(fail(attempt("a", 1, 1), "n1", FailureReason::WorkerCrashed));
+    bench.wait(600_000);
+    let submitted = bench.core.submit(place("a", 1, "n1", 2), bench.now).unwrap();
+    assert!(matches!(submitted.declined(), [(_, Rejection::OverMaxCost { .. })]), "6 - 5 is left");
+    bench.ok(place("a", 1, "n1", 1));
     let submitted = bench.core.submit(place("a", 2, "n1", 1), bench.now).unwrap();
     assert!(matches!(submitted.declined(), [(_, Rejection::OverMaxCost { .. })]));
     // Another queue: what runs is stopped, and starts again for the new one.

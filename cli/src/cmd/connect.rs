@@ -39,6 +39,12 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         "--url {}: write it as https://HOST:PORT",
         args.url
     );
+    let data_dir = DataDir::resolve(args.connection.data_dir.as_deref())?;
+    anyhow::ensure!(
+        !data_dir.journal().exists(),
+        "{} is a pool of this machine's own, whose gateway.json would be overwritten: choose another folder with --data-dir",
+        shell_quoted(data_dir.path())
+    );
     let pool = args.connection.pool().await?;
     let (namespace, name) = (&pool.namespace, &args.secret);
     let api: Api<Secret> = Api::namespaced(pool.client.clone(), namespace);
@@ -57,7 +63,6 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let file = File { url: args.url, token: text(GATEWAY_TOKEN)?.trim().to_string(), ca };
     let written = serde_json::to_string(&file)?;
     Gateway::new(file)?.check().await?;
-    let data_dir = DataDir::resolve(args.connection.data_dir.as_deref())?;
     std::fs::create_dir_all(data_dir.path()).with_context(|| data_dir.path().display().to_string())?;
     credentials::write_private(&data_dir.gateway(), &written)?;
     crate::output::line(&format!("connected: {} names the gateway", shell_quoted(&data_dir.gateway())))

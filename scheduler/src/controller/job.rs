@@ -181,9 +181,21 @@ async fn update(job: &InferenceJob, id: &JobId, known: i64, context: &Context) -
             max_failed_indexes: job.spec.max_failed_indexes.map(|limit| limit.max(0) as u32),
             active_deadline: seconds(job.spec.active_deadline_seconds),
             pending_deadline: seconds(job.spec.pending_deadline_seconds),
-            terms: terms(job, id, context).await?,
+            terms: match terms(job, id, context).await {
+                // The rest must not wait for it: somebody may want to suspend the job.
+                Err(ReconcileError::Object(why)) => {
+                    publish(job, context, &warning("Misconfigured", why)).await;
+                    None
+                }
+                terms => terms?,
+            },
         };
-        match context.leader.submit(Command::UpdateJob { job: id.clone(), update }).await {
+        let submit = |update| context.leader.submit(Command::UpdateJob { job: id.clone(), update });
+        match submit(update.clone()).await {
+            Err(SubmitError::Rejected(why @ Rejection::Invalid { .. })) if update.terms.is_some() => {
+                publish(job, context, &warning("Misconfigured", why.to_string())).await;
+                submit(JobUpdate { terms: None, ..update }).await?;
+            }
             Ok(_) | Err(SubmitError::Rejected(Rejection::StaleGeneration { .. })) => {}
             Err(error) => return Err(error.into()),
         }
@@ -225,6 +237,8 @@ async fn admit(job: &InferenceJob, id: &JobId, context: &Context) -> Result<Next
     // Only the journal's facts count completions: a job that shows them had been admitted.
     let was_known = before.completions.is_some() || conditions::is_true(&before.conditions, condition::ADMITTED);
     if was_known || context.leader.state().await.forgotten(id) {
+        // A leader that slept does not know what another one admitted meanwhile.
+        context.leader.confirm().await?;
         let message = "the journal no longer knows this job, which had been admitted; it is not run again: \
                        create it anew if it should be";
         return Ok(Next::Terminal(unknown(condition::FAILED, true, "JournalLost", message)));

@@ -62,6 +62,9 @@ pub fn of_job(
         conditions: before.conditions.clone(),
         ..InferenceJobStatus::default()
     };
+    // A leader that was deposed may have written how it ends; only the journal says so.
+    let ended = [condition::FAILED, condition::COMPLETE];
+    status.conditions.retain(|condition| job.result.is_some() || !ended.contains(&condition.type_.as_str()));
     let mut set = |type_, status_, reason: &str, message: &str| {
         let wanted = Wanted { type_, status: Some(status_), reason, message };
         conditions::set(&mut status.conditions, wanted, generation, &time(now));

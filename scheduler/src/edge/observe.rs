@@ -15,6 +15,10 @@ use nightshift_types::NodeId;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+use std::time::Duration;
+
+/// Longest wait for what only the state knows.
+const FACTS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Prometheus' text format.
 pub const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -35,7 +39,10 @@ pub fn is_scrape(path: &str) -> bool {
 /// The scheduler's own metrics.
 pub(super) async fn metrics(Shared(gateway): Shared<Gateway>) -> impl IntoResponse {
     let mut text = gateway.leader.metrics().render();
-    text.extend(Facts::look(&gateway.leader).await.render());
+    // While the journal does not answer the state cannot be read; the counters must say just that.
+    if let Ok(facts) = tokio::time::timeout(FACTS_WITHIN, Facts::look(&gateway.leader)).await {
+        text.extend(facts.render());
+    }
     ([(header::CONTENT_TYPE, TEXT)], text)
 }
 

@@ -59,8 +59,6 @@ pub(super) fn update(state: &State, id: &JobId, mut update: JobUpdate, now: Time
     // What is not said stays.
     let terms = update.terms.get_or_insert_with(|| (&*job.spec).into());
     check_account("queueName", &terms.queue)?;
-    // What is charged or reserved already cannot be taken back.
-    terms.max_cost = terms.max_cost.map(|limit| limit.max(job.cost + job.reserved));
     // Another queue pays for new attempts alone; it can change while suspended only, so nothing should run.
     let stops = if update.suspend {
         Some("the job was suspended")
