@@ -4,7 +4,7 @@
 //! between the snapshot and the commit is `nightshift-placement`'s: pure.
 
 use crate::nodes::Nodes;
-use nightshift_placement::{Plan, Request, WaitingJob, WaitingTask, Weights, WhyNot, plan, queue};
+use nightshift_placement::{Plan, Request, WaitingJob, WaitingTask, Weights, WhyNot, queue};
 use nightshift_state::{Job, Placement, State, TaskState};
 use nightshift_types::{JobId, Milliseconds, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,7 +34,7 @@ pub fn decide(state: &State, nodes: &Nodes, now: Timestamp, lease: Milliseconds,
     }
     let snapshot = nodes.snapshot(state, now, lease);
     let requests = one_per_hopeless_job(requests, &snapshot);
-    decided(plan(&snapshot, &requests, &Weights::default()))
+    decided(nodes.pool().plan(snapshot, &requests, &Weights::default()))
 }
 
 /// Tasks of one job are alike: where no node can take the first, the others need no look. With no nodes at all a batch

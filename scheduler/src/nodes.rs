@@ -6,7 +6,7 @@
 pub mod census;
 
 use nightshift_crds::{DECLARED_LABEL_PREFIX, LABEL_DEVICE_CLASS, LABEL_REGION};
-use nightshift_placement::{DeviceView, NodeView, Snapshot, Unavailable};
+use nightshift_placement::{DeviceView, NodeView, Pool, Snapshot, Unavailable};
 use nightshift_state::State;
 use nightshift_types::{Bytes, Device, Digest, Measured, Milliseconds, NodeId, Offer, Taint, Timestamp, TrustTier};
 use nightshift_wire::proto::{self, SchedulerMessage};
@@ -105,9 +105,9 @@ struct Inner {
     sessions: u64,
 }
 
-/// All nodes.
+/// All nodes, and what placement keeps of them between its cycles.
 #[derive(Debug, Default)]
-pub struct Nodes(Mutex<Inner>);
+pub struct Nodes(Mutex<Inner>, Mutex<Pool>);
 
 /// A session that was opened; every later call names it, so that a replaced session changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,6 +120,11 @@ pub struct SessionKey {
 impl Nodes {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Placement's index of the nodes, as of its last cycle; each cycle brings it to its own snapshot.
+    pub fn pool(&self) -> MutexGuard<'_, Pool> {
+        self.1.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A hello: `None` if a session with a higher number is already there.
