@@ -107,7 +107,7 @@ impl Cluster {
     /// The gateway's token, as the chart's notes tell people to read it.
     async fn gateway_token(&self) -> String {
         let api: Api<k8s_openapi::api::core::v1::Secret> = Api::namespaced(self.client.clone(), "default");
-        let secret = api.get("nightshift-credentials").await.unwrap();
+        let secret = api.get("nightshift-scheduler").await.unwrap();
         String::from_utf8(secret.data.unwrap()["gateway-token"].0.clone()).unwrap()
     }
 
@@ -379,7 +379,7 @@ async fn people_and_probes_reach_a_clusters_gateway_over_tls() {
     let third = scheduler_at(&cluster.home, &cluster.etcd, agents_port, &format!("0.0.0.0:{port}"));
     let url = format!("https://127.0.0.1:{port}");
     let api: Api<k8s_openapi::api::core::v1::Secret> = Api::namespaced(cluster.client.clone(), "default");
-    let ca = api.get("nightshift-credentials").await.unwrap().data.unwrap()["ca.crt"].0.clone();
+    let ca = api.get("nightshift-scheduler").await.unwrap().data.unwrap()["ca.crt"].0.clone();
     let ca = reqwest::Certificate::from_pem(&ca).unwrap();
     let http = reqwest::Client::builder().no_proxy().tls_certs_only([ca]).build().unwrap();
     let token = cluster.gateway_token().await;

@@ -17,7 +17,7 @@ use std::path::Path;
 
 const CA_NAME: &str = "nightshift agents CA";
 /// The Secret's name, unless another is given.
-pub const SECRET: &str = "nightshift-credentials";
+pub const SECRET: &str = "nightshift-scheduler";
 /// Its key that holds the CA's certificate, PEM.
 pub const CA_CERTIFICATE: &str = "ca.crt";
 const CA_KEY: &str = "ca.key";
