@@ -102,6 +102,7 @@ static() {
     check "a wrong word is refused ($name)" refuses "$helm" "value must be one of 'ClusterIP'" --set join.service.type=Loadbalancer
     check "no etcd is refused ($name)" refuses "$helm" "at '/etcd/endpoints': minItems" --set-json 'etcd.endpoints=[]'
     check "two schedulers without shared blobs are refused ($name)" refuses "$helm" "set scheduler.replicas=1" --set blobs.persistence.enabled=false
+    check "two schedulers on a volume for one are refused ($name)" refuses "$helm" "cannot share it" --set blobs.persistence.accessMode=ReadWriteOnce
   done
 }
 
@@ -144,7 +145,8 @@ scheduler create events.events.k8s.io tenant yes
 viewer list inferencejobs.nightshift.dev tenant yes
 viewer create inferencejobs.nightshift.dev tenant no
 editor create inferencejobs.nightshift.dev tenant yes
-editor delete modelartifacts.nightshift.dev tenant yes
+editor get modelartifacts.nightshift.dev tenant yes
+editor create modelartifacts.nightshift.dev tenant no
 editor patch computenodes.nightshift.dev tenant no
 RIGHTS
 }
