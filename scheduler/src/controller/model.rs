@@ -93,7 +93,8 @@ impl Loader {
                 let same = self.models.get(&key).is_some_and(|(known, _)| known.uid() == model.uid());
                 let model = Arc::new(model);
                 if same {
-                    // The spec is immutable: only what we wrote ourselves can have changed.
+                    // The spec is immutable: only the status can have changed.
+                    self.take_back(&key, &model);
                     self.models.entry(key).and_modify(|(known, _)| *known = model);
                 } else {
                     self.models.insert(key, (model.clone(), None));
@@ -113,6 +114,22 @@ impl Loader {
                 tracing::warn!(%error, "watching ModelArtifacts; trying again");
                 self.context.leader.metrics().watch_errors.with_label_values(&["ModelArtifact"]).inc();
             }
+        }
+    }
+
+    /// A verdict that is not ours was written by a leader that was deposed meanwhile.
+    fn take_back(&self, key: &ModelKey, model: &Arc<ModelArtifact>) {
+        let Some((found, readiness)) = self.context.leader.models().find(&key.0, &key.1) else { return };
+        let conditions = model.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+        let said = conditions::find(conditions, model_condition::READY).map(|ready| ready.status == "True");
+        let ours = match readiness {
+            Readiness::Ready(_) => true,
+            Readiness::Broken { .. } => false,
+            _ => return,
+        };
+        if found == *key && said.is_some_and(|said| said != ours) {
+            let (context, model) = (self.context.clone(), model.clone());
+            tokio::spawn(async move { write_status(&context, &model, &readiness).await });
         }
     }
 

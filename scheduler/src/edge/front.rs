@@ -1,7 +1,7 @@
 //! The HTTP port: open from the start, also while another scheduler leads.
 //!
 //! in → connections, TLS unless on loopback · out → the leader's gateway, or what a standby can say · invariant: beyond
-//! loopback everything but the health checks needs the bearer token; handshakes are bounded in number and time.
+//! loopback everything but the health checks needs the bearer token; connections are bounded in number, handshakes and headers in time.
 
 use crate::edge::observe;
 use crate::metrics::Metrics;
@@ -12,6 +12,9 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use std::convert::Infallible;
@@ -20,16 +23,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tower::ServiceExt as _;
 
-/// Handshakes at once.
-const HANDSHAKES: usize = 64;
+/// Connections at once; further ones wait to be accepted.
+const CONNECTIONS: usize = 1024;
 /// Longest handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Longest wait for a request's headers, on a new connection and between two requests.
+const HEADERS: Duration = Duration::from_secs(30);
 
 /// The port and what it shows now.
 pub struct Front {
@@ -63,18 +68,19 @@ impl Front {
         });
         let app = Router::new().fallback_service(service);
         let task = tokio::spawn(async move {
-            let ended = match tls {
-                None => axum::serve(listener, app).await,
+            match tls {
+                None => {
+                    if let Err(error) = axum::serve(listener, app).await {
+                        tracing::error!(%error, "the gateway's listener ended");
+                    }
+                }
                 Some(tls) => {
                     let scrapes = observe::scrape_token(&tls.token);
                     let hashes = [tls.token, scrapes].map(|token| Sha256::digest(token.as_bytes()).into());
                     let guard = move |request: Request, next: Next| guard(request, next, hashes);
                     let app = app.layer(middleware::from_fn(guard));
-                    axum::serve(TlsListener::new(listener, tls.config, address), app).await
+                    serve_tls(listener, tls.config, app).await;
                 }
-            };
-            if let Err(error) = ended {
-                tracing::error!(%error, "the gateway's listener ended");
             }
         });
         Ok(Self { address, current, task })
@@ -133,59 +139,39 @@ pub struct Tls {
     pub token: String,
 }
 
-/// Accepts, and hands over what has shaken hands.
-struct TlsListener {
-    ready: mpsc::Receiver<(TlsStream<TcpStream>, SocketAddr)>,
-    address: SocketAddr,
-    accepting: JoinHandle<()>,
-}
-
-impl Drop for TlsListener {
-    fn drop(&mut self) {
-        self.accepting.abort();
-    }
-}
-
-impl TlsListener {
-    fn new(listener: TcpListener, config: Arc<rustls::ServerConfig>, address: SocketAddr) -> Self {
-        let (sender, ready) = mpsc::channel(HANDSHAKES);
-        let acceptor = TlsAcceptor::from(config);
-        let turns = Arc::new(Semaphore::new(HANDSHAKES));
-        let accepting = tokio::spawn(async move {
-            while let Ok(turn) = turns.clone().acquire_owned().await {
-                let Ok((socket, peer)) = listener.accept().await else {
-                    // Most often out of file descriptors: others may be closed by then.
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                    continue;
-                };
-                let (acceptor, sender) = (acceptor.clone(), sender.clone());
-                tokio::spawn(async move {
-                    let _ = socket.set_nodelay(true);
-                    match tokio::time::timeout(HANDSHAKE, acceptor.accept(socket)).await {
-                        Ok(Ok(stream)) => drop(sender.send((stream, peer)).await),
-                        Ok(Err(error)) => tracing::debug!(%error, %peer, "TLS handshake"),
-                        Err(_) => tracing::debug!(%peer, "TLS handshake timed out"),
-                    }
-                    drop(turn);
-                });
+/// Accepts until it is dropped, which ends every connection too. Strangers may connect: connections, handshakes and idle
+/// ones are bounded.
+async fn serve_tls(listener: TcpListener, config: Arc<rustls::ServerConfig>, app: Router) {
+    let acceptor = TlsAcceptor::from(config);
+    let turns = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections = JoinSet::new();
+    while let Ok(turn) = turns.clone().acquire_owned().await {
+        let accepted = listener.accept().await;
+        while connections.try_join_next().is_some() {}
+        let Ok((socket, peer)) = accepted else {
+            // Most often out of file descriptors: others may be closed by then.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let (acceptor, app) = (acceptor.clone(), app.clone());
+        connections.spawn(async move {
+            let _turn = turn;
+            let _ = socket.set_nodelay(true);
+            match tokio::time::timeout(HANDSHAKE, acceptor.accept(socket)).await {
+                Ok(Ok(stream)) => connection(stream, app).await,
+                Ok(Err(error)) => tracing::debug!(%error, %peer, "TLS handshake"),
+                Err(_) => tracing::debug!(%peer, "TLS handshake timed out"),
             }
         });
-        Self { ready, address, accepting }
     }
 }
 
-impl axum::serve::Listener for TlsListener {
-    type Io = TlsStream<TcpStream>;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        match self.ready.recv().await {
-            Some(accepted) => accepted,
-            None => std::future::pending().await,
-        }
-    }
-
-    fn local_addr(&self) -> std::io::Result<SocketAddr> {
-        Ok(self.address)
+async fn connection(stream: TlsStream<TcpStream>, app: Router) {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(HEADERS).keep_alive_timeout(HANDSHAKE);
+    let service = TowerToHyperService::new(app);
+    if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+        tracing::debug!(%error, "connection");
     }
 }

@@ -7,10 +7,13 @@ use crate::batch::{Batch, Head};
 use crate::core::Folded;
 use crate::journal::JournalError;
 use etcd_client::{KvClient, WatchClient, WatchOptions};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Between two tries while etcd does not answer.
 const RETRY: Duration = Duration::from_millis(500);
+/// After this long without a word of etcd a standby ends: started anew it reads its certificates again, which may have been
+/// replaced.
+const GIVE_UP: Duration = Duration::from_secs(300);
 /// A watch that was silent this long is not trusted: the head is read again.
 const RECHECK: Duration = Duration::from_secs(10);
 
@@ -18,14 +21,16 @@ const RECHECK: Duration = Duration::from_secs(10);
 /// `progress` is told after every page that was folded.
 ///
 /// # Errors
-/// What no retry mends: a journal that is corrupt or of a newer format, and options that cannot work.
+/// What no retry mends: a journal that is corrupt or of a newer format, options that cannot work, and an etcd that has not
+/// answered for five minutes.
 pub async fn stand_by(
     options: &EtcdOptions,
     folded: &mut Folded,
     progress: &mut (dyn FnMut(&Folded) + Send),
 ) -> Result<EtcdJournal, JournalError> {
+    let mut failing: Option<Instant> = None;
     loop {
-        let (campaign, follow) = (EtcdJournal::campaign(options), follow(options, folded, progress));
+        let (campaign, follow) = (EtcdJournal::campaign(options), follow(options, folded, progress, &mut failing));
         let error = tokio::select! {
             // A lead that is won is not dropped for an error of the same moment.
             biased;
@@ -35,7 +40,8 @@ pub async fn stand_by(
             },
             error = follow => error,
         };
-        if !error.retryable() {
+        let since = *failing.get_or_insert_with(Instant::now);
+        if !error.retryable() || since.elapsed() > GIVE_UP {
             return Err(error);
         }
         tracing::warn!(%error, "standing by; trying again");
@@ -48,8 +54,9 @@ async fn follow(
     options: &EtcdOptions,
     folded: &mut Folded,
     progress: &mut (dyn FnMut(&Folded) + Send),
+    failing: &mut Option<Instant>,
 ) -> JournalError {
-    match follow_on(options, folded, progress).await {
+    match follow_on(options, folded, progress, failing).await {
         Ok(never) => match never {},
         Err(error) => error,
     }
@@ -59,6 +66,7 @@ async fn follow_on(
     options: &EtcdOptions,
     folded: &mut Folded,
     progress: &mut (dyn FnMut(&Folded) + Send),
+    failing: &mut Option<Instant>,
 ) -> Result<std::convert::Infallible, JournalError> {
     let keys = Keys::new(&options.prefix)?;
     let client = options.connect().await?;
@@ -66,6 +74,7 @@ async fn follow_on(
     let mut watch = client.watch_client();
     loop {
         let seen = catch_up(&mut kv, &keys, options.request_timeout, folded).await?;
+        *failing = None;
         progress(folded);
         news(&mut watch, &keys, options.request_timeout, seen).await?;
     }
