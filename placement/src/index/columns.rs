@@ -102,8 +102,9 @@ pub(super) fn taints_bit(taints: u32) -> u32 {
 /// Bits of every set of taints.
 pub(super) const TAINTS: u32 = 0xFF << 24;
 
-/// `N` rows.
+/// `N` rows; a column of a block is a line of the cache, those that every search reads first.
 #[derive(Debug, Clone, PartialEq)]
+#[repr(C, align(64))]
 pub(super) struct Columns<const N: usize> {
     pub free: [f32; N],
     pub ask: [f32; N],

@@ -232,10 +232,7 @@ impl Index {
     fn fill(&mut self, place: Place, change: impl FnOnce(&mut Device)) {
         change(&mut self.names.devices[place.device as usize]);
         let (free, base) = self.names.state(place.device);
-        self.tree.adjust(place.device, |block, lane| {
-            block.free[lane] = free;
-            block.base[lane] = base;
-        });
+        self.tree.fill(place.device, free, base);
     }
 
     /// The owner asks another price; false if there is no such node.

@@ -90,6 +90,24 @@ impl Tree {
         self.refresh(block);
     }
 
+    /// A device fills or empties: what it has free, and its round trip and wait. Most do not touch their block's bound.
+    pub fn fill(&mut self, device: u32, free: f32, base: f32) {
+        let (block, lane) = self.place(device);
+        let rows = &mut self.blocks[block];
+        let old_free = std::mem::replace(&mut rows.free[lane], free);
+        let old_base = std::mem::replace(&mut rows.base[lane], base);
+        let bounds = &self.levels[0][block / FAN].bounds;
+        let (most, least) = (bounds.free[block % FAN], bounds.base[block % FAN]);
+        let inside = |free: f32, base: f32| free < most && base > least;
+        let unseen = match (old_free >= 0.0, free >= 0.0) {
+            (true, true) => inside(old_free, old_base) && inside(free, base),
+            (was_open, open) => !was_open && !open,
+        };
+        if !unseen {
+            self.refresh(block);
+        }
+    }
+
     /// A device's row is another. One that would loosen the bounds of many moves to where it fits.
     pub fn change(&mut self, new: &Row, by_id: ById<'_>) {
         let (block, lane) = self.place(new.who);
