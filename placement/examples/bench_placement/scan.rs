@@ -33,6 +33,7 @@ pub struct Scan {
     slowness: Vec<f32>,
     facts: Vec<u32>,
     exact: Vec<Exact>,
+    /// A bit a model, in columns of 32 models.
     cached: Vec<Vec<u32>>,
     resident: Vec<Vec<u32>>,
     ids: Vec<NodeId>,
@@ -67,8 +68,12 @@ struct Query {
     regions: u32,
     work: Work,
     goal: Goal,
-    /// What a MiB over the link, a MiB of model, a microsecond of reference time weigh; then ask and time in the score.
-    factors: [f32; 5],
+    /// What a MiB over the link, a MiB of model, a microsecond of reference time weigh; then ask and time in the score, and
+    /// a MiB over the link where the model is there.
+    factors: [f32; 6],
+    /// Where the model's bit stands.
+    column: usize,
+    bit: u32,
 }
 
 fn facts(view: &NodeView) -> u32 {
@@ -93,8 +98,8 @@ impl Scan {
             slowness: Vec::new(),
             facts: Vec::new(),
             exact: Vec::new(),
-            cached: vec![Vec::new(); MODELS],
-            resident: vec![Vec::new(); MODELS],
+            cached: vec![Vec::new(); MODELS.div_ceil(32)],
+            resident: vec![Vec::new(); MODELS.div_ceil(32)],
             ids: Vec::new(),
         };
         let models: std::collections::HashMap<_, usize> = (0..MODELS).map(|model| (digest(model), model)).collect();
@@ -105,8 +110,12 @@ impl Scan {
             scan.load.push(rates.load as f32 / 1024.0);
             scan.slowness.push(rates.slowness as f32 / 1024.0);
             scan.facts.push(facts(&view));
-            for (lists, digests) in [(&mut scan.cached, &view.cached), (&mut scan.resident, &device.warm)] {
-                digests.iter().for_each(|digest| lists[models[digest]].push(number));
+            for (columns, digests) in [(&mut scan.cached, &view.cached), (&mut scan.resident, &device.warm)] {
+                columns.iter_mut().for_each(|column| column.push(0));
+                for digest in digests {
+                    let model = models[digest];
+                    columns[model / 32][number as usize] |= 1 << (model % 32);
+                }
             }
             scan.exact.push(Exact {
                 free: device.free.0,
@@ -154,11 +163,8 @@ impl Scan {
 
     /// The best node of all.
     pub fn best(&self, ask: &Ask<'_>, weights: &Weights, model: usize) -> Option<usize> {
-        let query = Query::new(ask, weights);
+        let query = Query::new(ask, weights, model);
         let mut best: Option<Key> = None;
-        for (list, model) in [(&self.resident[model], Model::Resident), (&self.cached[model], Model::Cached)] {
-            list.iter().for_each(|&node| self.offer(&mut best, &query, node as usize, model));
-        }
         let mut scores = [0f32; CHUNK];
         for start in (0..self.exact.len()).step_by(CHUNK) {
             let end = (start + CHUNK).min(self.exact.len());
@@ -174,7 +180,7 @@ impl Scan {
             }
             for (lane, &score) in scores[..end - start].iter().enumerate() {
                 if score <= limit && score < f32::INFINITY {
-                    self.offer(&mut best, &query, start + lane, Model::Absent);
+                    self.offer(&mut best, &query, start + lane);
                 }
             }
         }
@@ -187,7 +193,8 @@ impl Scan {
         let (free, ask, base) = (&self.free[start..end], &self.ask[start..end], &self.base[start..end]);
         let (link, load) = (&self.link[start..end], &self.load[start..end]);
         let (slowness, facts) = (&self.slowness[start..end], &self.facts[start..end]);
-        let [sent, loaded, reference, by_ask, by_time] = query.factors;
+        let (cached, resident) = (&self.cached[query.column][start..end], &self.resident[query.column][start..end]);
+        let [sent, loaded, reference, by_ask, by_time, input] = query.factors;
         let need = query.need as f32 * (1.0 - ERROR);
         let most_ask = query.most_ask as f32 * (1.0 + ERROR);
         let most = query.most_expected as f32 * (1.0 + ERROR);
@@ -196,6 +203,9 @@ impl Scan {
         for i in 0..count {
             let service = reference * slowness[i];
             let service = if service > least_service { service } else { least_service };
+            let here = resident[i] & query.bit;
+            let sent = if (cached[i] & query.bit) | here != 0 { input } else { sent };
+            let loaded = if here != 0 { 0.0 } else { loaded };
             let time = base[i] + sent * link[i] + loaded * load[i] + service;
             let fits = (free[i] >= need)
                 & (ask[i] <= most_ask)
@@ -217,7 +227,13 @@ impl Scan {
         least.into_iter().chain(rest).fold(f32::INFINITY, f32::min)
     }
 
-    fn offer(&self, best: &mut Option<Key>, query: &Query, node: usize, model: Model) {
+    fn offer(&self, best: &mut Option<Key>, query: &Query, node: usize) {
+        let has = |columns: &[Vec<u32>]| columns[query.column][node] & query.bit != 0;
+        let model = match (has(&self.resident), has(&self.cached)) {
+            (true, _) => Model::Resident,
+            (_, true) => Model::Cached,
+            _ => Model::Absent,
+        };
         let (exact, facts) = (&self.exact[node], self.facts[node]);
         let expected = exact.base() + query.work.nanos(exact.rates, model);
         let fits = exact.willing
@@ -240,7 +256,7 @@ impl Scan {
 }
 
 impl Query {
-    fn new(ask: &Ask<'_>, weights: &Weights) -> Self {
+    fn new(ask: &Ask<'_>, weights: &Weights, model: usize) -> Self {
         let spec = ask.spec;
         let work = Work::new(ask);
         let goal = Goal::new(spec.objective, &work, weights);
@@ -268,7 +284,10 @@ impl Query {
                 work.reference_micros() as f32,
                 by(1, 0),
                 by(0, 1) * 1.5,
+                kib(ask.input.0),
             ],
+            column: model / 32,
+            bit: 1 << (model % 32),
         }
     }
 }
