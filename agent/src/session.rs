@@ -29,7 +29,7 @@ const EVENTS: usize = 256;
 /// How old the machine's free memory may be: asking for it costs a little.
 const FREE_AGE: Duration = Duration::from_millis(250);
 /// Longest wait before the next of several servers is dialled.
-const NEXT_SERVER: Duration = Duration::from_millis(400);
+const NEXT_SERVER: Duration = Duration::from_millis(150);
 /// Results uploaded at once.
 const UPLOADS: usize = 2;
 
@@ -262,13 +262,15 @@ impl Shell {
         if let Some(link) = self.link.take() {
             link.task.cancel();
         }
-        let mut delay = self.core.disconnected(self.now(), rand::random());
         let server = self.parts.edge.server();
         self.dials += 1;
         // One of several leads: all are tried before a longer wait.
-        if !self.dials.is_multiple_of(self.parts.edge.next_server()) {
-            delay = delay.min(NEXT_SERVER.mul_f64(rand::random()));
-        }
+        let delay = if self.dials.is_multiple_of(self.parts.edge.next_server()) {
+            self.core.disconnected(self.now(), rand::random())
+        } else {
+            self.core.lost_session(self.now());
+            NEXT_SERVER.mul_f64(rand::random())
+        };
         warn!(problem, server, again_in = ?delay, running = self.core.running(), "no session with the scheduler");
         self.redial = Instant::now() + delay;
     }

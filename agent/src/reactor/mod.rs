@@ -244,13 +244,18 @@ impl AgentCore {
         matches!(self.held.get(attempt), Some(Held { stage: Stage::Waiting { .. }, .. }))
     }
 
-    /// The session ended or a dial failed: how long to wait. `random` is uniform in 0..1.
-    pub fn disconnected(&mut self, now: Duration, random: f64) -> Duration {
+    /// The session ended or a dial failed, and there is another server to try.
+    pub fn lost_session(&mut self, now: Duration) {
         if let Some(session) = self.session.take()
             && now.saturating_sub(session.since) >= self.limits.settled
         {
             self.failures = 0;
         }
+    }
+
+    /// The same where every server was tried: how long to wait. `random` is uniform in 0..1.
+    pub fn disconnected(&mut self, now: Duration, random: f64) -> Duration {
+        self.lost_session(now);
         let delay = self.limits.backoff.delay(self.failures, random);
         self.failures = self.failures.saturating_add(1);
         delay

@@ -26,6 +26,8 @@ pub struct Story {
     pub settled: BTreeSet<Attempt>,
     /// Revisions of leaders, in order.
     pub leaders: Vec<u64>,
+    /// Attempts that the newest leader placed.
+    pub placed_by_leader: usize,
 }
 
 /// A field: its number, and its bytes or its number.
@@ -121,8 +123,10 @@ impl Story {
                     "batch {sequence}: an old leader wrote"
                 );
                 self.leaders.push(revision);
+                self.placed_by_leader = 0;
             }
             11 => {
+                self.placed_by_leader += 1;
                 let attempt = own();
                 let done = self.succeeded.contains_key(&(attempt.0.clone(), attempt.1));
                 assert!(!done, "batch {sequence}: {attempt:?} placed after its task had succeeded");

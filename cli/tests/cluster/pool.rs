@@ -1,11 +1,7 @@
-//! Cluster mode with real parts: etcd, two `nightshift scheduler` processes, three real agents, a Kubernetes API over TLS.
-//! The agent with the most work and the leading scheduler are killed in the middle of a batch, over and over: each task is
-//! settled once, as the journal itself says to code that shares nothing with the fold.
+//! A cluster of a test's own: etcd with TLS, a Kubernetes API, two `nightshift scheduler` processes, three real agents.
 
-mod common;
-
-use common::ledger::Story;
-use common::{Home, Process, model};
+use crate::common::ledger::Story;
+use crate::common::{self, Home, Process, model};
 use kube::api::{Api, PostParams};
 use nightshift_apiserver::{ApiServer, Config};
 use nightshift_crds::{InferenceJob, ModelArtifact};
@@ -18,37 +14,36 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-const TASKS: u64 = 200;
-const ROUNDS: u64 = 20;
+pub const TASKS: u64 = 200;
 
 /// A cluster of the test's own.
-struct Cluster {
-    home: Home,
-    etcd: Etcd,
-    client: kube::Client,
-    schedulers: [Scheduler; 2],
-    agents: Vec<Agent>,
-    story: Story,
+pub struct Cluster {
+    pub home: Home,
+    pub etcd: Etcd,
+    pub client: kube::Client,
+    pub schedulers: [Scheduler; 2],
+    pub agents: Vec<Agent>,
+    pub story: Story,
     _stop: tokio_util::sync::DropGuard,
 }
 
-struct Scheduler {
-    process: Process,
-    agents_port: u16,
-    http_port: u16,
+pub struct Scheduler {
+    pub process: Process,
+    pub agents_port: u16,
+    pub http_port: u16,
 }
 
-struct Agent {
-    name: String,
-    process: Process,
+pub struct Agent {
+    pub name: String,
+    pub process: Process,
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Waits until `look` gives something.
-async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
         if let Some(found) = look().await {
@@ -60,7 +55,7 @@ async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
 }
 
 impl Cluster {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let home = Home::new();
         std::fs::create_dir_all(home.data()).unwrap();
@@ -89,7 +84,7 @@ impl Cluster {
     }
 
     /// Which scheduler leads, once one does.
-    async fn leader(&self) -> usize {
+    pub async fn leader(&self) -> usize {
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         until("a scheduler leads", async || {
             for (index, scheduler) in self.schedulers.iter().enumerate() {
@@ -105,13 +100,13 @@ impl Cluster {
     }
 
     /// The gateway's token, as the chart's notes tell people to read it.
-    async fn gateway_token(&self) -> String {
+    pub async fn gateway_token(&self) -> String {
         let api: Api<k8s_openapi::api::core::v1::Secret> = Api::namespaced(self.client.clone(), "default");
         let secret = api.get("nightshift-scheduler").await.unwrap();
         String::from_utf8(secret.data.unwrap()["gateway-token"].0.clone()).unwrap()
     }
 
-    async fn join(&mut self, name: &str) {
+    pub async fn join(&mut self, name: &str) {
         let leader = self.leader().await;
         let url = format!("http://127.0.0.1:{}/v1/tokens", self.schedulers[leader].http_port);
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
@@ -135,7 +130,7 @@ impl Cluster {
     }
 
     /// What the journal has by now.
-    async fn read_journal(&mut self) {
+    pub async fn read_journal(&mut self) {
         let mut etcd = self.etcd.client().await.unwrap();
         let key = |sequence: u64| format!("/nightshift/test/batch/{sequence:016x}");
         let range = etcd_client::GetOptions::new().with_range(key(u64::MAX)).with_limit(500);
@@ -146,7 +141,7 @@ impl Cluster {
     }
 
     /// Waits until so many of a job's tasks have succeeded.
-    async fn wait_for_successes(&mut self, job: &str, count: u64) {
+    pub async fn wait_for_successes(&mut self, job: &str, count: u64) {
         let started = Instant::now();
         loop {
             self.read_journal().await;
@@ -164,7 +159,7 @@ impl Cluster {
     }
 
     /// Waits until so many leaders have led.
-    async fn wait_for_leaders(&mut self, count: usize) {
+    pub async fn wait_for_leaders(&mut self, count: usize) {
         let started = Instant::now();
         while self.story.leaders.len() < count {
             assert!(started.elapsed() < common::DEADLINE, "{count} leaders in time{}", self.logs());
@@ -173,7 +168,7 @@ impl Cluster {
         }
     }
 
-    async fn apply_model(&self) {
+    pub async fn apply_model(&self) {
         let (api, mut model): (Api<ModelArtifact>, Value) =
             (Api::namespaced(self.client.clone(), "default"), serde_json::from_str(&json_model()).unwrap());
         model["metadata"]["namespace"] = "default".into();
@@ -181,7 +176,7 @@ impl Cluster {
     }
 
     /// A batch; returns its uid, which is the job's id in the journal.
-    async fn apply_batch(&self, name: &str) -> String {
+    pub async fn apply_batch(&self, name: &str) -> String {
         let items: Vec<String> = (0..TASKS)
             .map(|task| {
                 let samples: Vec<&str> = (0..64).map(|n| if n == task % 64 { "0.5" } else { "0" }).collect();
@@ -197,7 +192,7 @@ impl Cluster {
         job.metadata.uid.unwrap()
     }
 
-    async fn wait_complete(&self, name: &str) -> nightshift_crds::InferenceJobStatus {
+    pub async fn wait_complete(&self, name: &str) -> nightshift_crds::InferenceJobStatus {
         let api: Api<InferenceJob> = Api::namespaced(self.client.clone(), "default");
         until(&format!("{name} is complete"), async || {
             let status = api.get(name).await.unwrap().status?;
@@ -208,7 +203,7 @@ impl Cluster {
         .await
     }
 
-    fn logs(&self) -> String {
+    pub fn logs(&self) -> String {
         let processes = self.schedulers.iter().map(|s| &s.process).chain(self.agents.iter().map(|a| &a.process));
         let tail = |process: &Process| {
             let output = process.output();
@@ -219,23 +214,28 @@ impl Cluster {
     }
 
     /// kill -9. Its work is lost with its lease.
-    async fn kill_agent(&mut self, name: &str) {
+    pub async fn kill_agent(&mut self, name: &str) {
         let index = self.agents.iter().position(|agent| agent.name == name).unwrap();
         self.agents[index].process.signal(Signal::SIGKILL);
         self.agents[index].process.wait();
     }
 
     /// Its machine is back.
-    async fn restart_agent(&mut self, name: &str) {
+    pub async fn restart_agent(&mut self, name: &str) {
         let index = self.agents.iter().position(|agent| agent.name == name).unwrap();
         self.agents[index].process = self.agent_process(name, None);
     }
 
     /// kill -9, and a start as its supervisor would do it.
-    async fn kill_leader(&mut self) {
+    pub async fn kill_leader(&mut self) {
         let index = self.leader().await;
         self.schedulers[index].process.signal(Signal::SIGKILL);
         self.schedulers[index].process.wait();
+        self.restart_scheduler(index);
+    }
+
+    /// On the same ports, as a standby.
+    pub fn restart_scheduler(&mut self, index: usize) {
         let Scheduler { agents_port, http_port, .. } = self.schedulers[index];
         self.schedulers[index].process = scheduler(&self.home, &self.etcd, agents_port, http_port);
     }
@@ -245,7 +245,7 @@ fn scheduler(home: &Home, etcd: &Etcd, agents_port: u16, http_port: u16) -> Proc
     scheduler_at(home, etcd, agents_port, &format!("127.0.0.1:{http_port}"))
 }
 
-fn scheduler_at(home: &Home, etcd: &Etcd, agents_port: u16, http: &str) -> Process {
+pub fn scheduler_at(home: &Home, etcd: &Etcd, agents_port: u16, http: &str) -> Process {
     let file = |name: &str| -> PathBuf { home.folder.path().join("etcd").join(name) };
     let mut command = home.command();
     command.args(["scheduler", "--namespace", "default", "--cell", "test", "--etcd-prefix", "/nightshift/test"]);
@@ -277,151 +277,4 @@ fn json_model() -> String {
         },
     })
     .to_string()
-}
-
-/// Small numbers from a seed (SplitMix64: Steele, Lea and Flood, OOPSLA 2014).
-fn random(seed: &mut u64) -> u64 {
-    *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *seed;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn agents_and_leaders_are_killed_and_each_task_is_settled_once() {
-    let rounds = std::env::var("NIGHTSHIFT_KILL_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
-    let mut cluster = Cluster::start().await;
-    cluster.apply_model().await;
-    for round in 0..rounds {
-        let mut seed = round;
-        // Between 20 % and 80 % of the batch, the agent first.
-        let (a, b) = (40 + random(&mut seed) % 108, 40 + random(&mut seed) % 108);
-        let (first, second) = (a.min(b), a.max(b));
-        let name = format!("batch-{round}");
-        let started = Instant::now();
-        let job = cluster.apply_batch(&name).await;
-        cluster.wait_for_successes(&job, first).await;
-        let busiest = cluster.story.busiest(&job).expect("somebody works");
-        cluster.kill_agent(&busiest).await;
-        cluster.wait_for_successes(&job, second).await;
-        let before = cluster.story.successes(&job) as u64;
-        assert!((40..=160).contains(&before), "round {round}: the kill came too late, at {before}");
-        cluster.kill_leader().await;
-        cluster.wait_for_successes(&job, TASKS).await;
-        let status = cluster.wait_complete(&name).await;
-        assert_eq!(status.completed_indexes.as_deref(), Some("0-199"));
-        cluster.read_journal().await;
-        cluster.story.assert_settled_once(&job, TASKS);
-        let lost = cluster.story.ended.iter().filter(|(a, how)| a.0 == job && **how == "failed").count();
-        cluster.restart_agent(&busiest).await;
-        println!(
-            "round {round}: {busiest} killed at {first}, the leader at {before} of {TASKS}; {lost} attempts lost; {:.1} s",
-            started.elapsed().as_secs_f64()
-        );
-    }
-    assert!(cluster.story.leaders.len() as u64 > rounds, "each round had a new leader");
-    println!(
-        "{} batches, {} bytes of journal for {} tasks",
-        cluster.story.sequence,
-        cluster.story.bytes,
-        rounds * TASKS
-    );
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leader_that_slept_through_its_lease_writes_nothing_and_ends() {
-    let mut cluster = Cluster::start().await;
-    cluster.apply_model().await;
-    let job = cluster.apply_batch("batch").await;
-    cluster.wait_for_successes(&job, 40).await;
-    let old = cluster.leader().await;
-    cluster.schedulers[old].process.signal(Signal::SIGSTOP);
-    cluster.wait_for_leaders(2).await;
-    let leaders = cluster.story.leaders.len();
-    // A job that the sleeper has never heard of: it must not say that the journal has lost it.
-    let late = cluster.apply_batch("late").await;
-    cluster.wait_for_successes(&late, 1).await;
-    // Awake again it has reports of agents and a plan of its own: its write is refused, and it ends.
-    cluster.schedulers[old].process.signal(Signal::SIGCONT);
-    let status = cluster.schedulers[old].process.wait();
-    assert_eq!(status.code(), Some(1), "{}", cluster.logs());
-    assert!(cluster.schedulers[old].process.output().contains("no longer leads"), "{}", cluster.logs());
-    cluster.wait_complete("batch").await;
-    let late = cluster.wait_complete("late").await;
-    assert!(late.conditions.iter().all(|c| c.type_ != "Failed"), "{:?}", late.conditions);
-    cluster.read_journal().await;
-    cluster.story.assert_settled_once(&job, TASKS);
-    assert_eq!(cluster.story.leaders.len(), leaders, "nobody else led");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leader_that_is_asked_to_stop_hands_over() {
-    let mut cluster = Cluster::start().await;
-    cluster.apply_model().await;
-    let job = cluster.apply_batch("batch").await;
-    cluster.wait_for_successes(&job, 40).await;
-    let old = cluster.leader().await;
-    cluster.schedulers[old].process.signal(Signal::SIGTERM);
-    let status = cluster.schedulers[old].process.wait();
-    assert!(status.success(), "{status}{}", cluster.logs());
-    cluster.wait_complete("batch").await;
-    cluster.read_journal().await;
-    cluster.story.assert_settled_once(&job, TASKS);
-    assert_eq!(cluster.story.leaders.len(), 2);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn people_and_probes_reach_a_clusters_gateway_over_tls() {
-    let cluster = Cluster::start().await;
-    let (agents_port, port) = (free_port(), free_port());
-    // Beyond loopback by its address; dialled on loopback.
-    let third = scheduler_at(&cluster.home, &cluster.etcd, agents_port, &format!("0.0.0.0:{port}"));
-    let url = format!("https://127.0.0.1:{port}");
-    let api: Api<k8s_openapi::api::core::v1::Secret> = Api::namespaced(cluster.client.clone(), "default");
-    let ca = api.get("nightshift-scheduler").await.unwrap().data.unwrap()["ca.crt"].0.clone();
-    let ca = reqwest::Certificate::from_pem(&ca).unwrap();
-    let http = reqwest::Client::builder().no_proxy().tls_certs_only([ca]).build().unwrap();
-    let token = cluster.gateway_token().await;
-    let get = async |path: &str, token: Option<&str>| {
-        let mut request = http.get(format!("{url}{path}"));
-        if let Some(token) = token {
-            request = request.bearer_auth(token);
-        }
-        let answer = request.send().await.ok()?;
-        Some((answer.status().as_u16(), answer.text().await.ok()?))
-    };
-    until("the standby has folded the journal", async || (get("/readyz", None).await?.0 == 200).then_some(())).await;
-    assert_eq!(get("/readyz", None).await.unwrap().1, "standing by");
-    assert_eq!(get("/healthz", None).await.unwrap().0, 200);
-    assert_eq!(get("/metrics", None).await.unwrap().0, 401, "metrics are not for strangers");
-    assert_eq!(get("/metrics", Some("wrong")).await.unwrap().0, 401);
-    assert!(get("/metrics", Some(&token)).await.unwrap().1.contains("\nnightshift_scheduler_leader 0\n"));
-    let (status, said) = get("/v1/namespaces/default/jobs/x/explain", Some(&token)).await.unwrap();
-    assert!(status == 503 && said.contains("stands by"), "{status} {said}");
-
-    let folder = cluster.home.folder.path().join("mine");
-    let cli = |args: &[&str]| {
-        let mut command = cluster.home.command();
-        command.env_remove("NIGHTSHIFT_HOME").args(args).arg("--data-dir").arg(&folder);
-        command.arg("--kubeconfig").arg(cluster.home.data().join("api/kubeconfig"));
-        command.output().unwrap()
-    };
-    let refused = cli(&["connect", "--url", &url]);
-    assert!(!refused.status.success() && common::text(&refused).contains("stands by"), "{}", common::text(&refused));
-    assert!(!folder.join("gateway.json").exists(), "nothing is written before the gateway has answered");
-    for scheduler in &cluster.schedulers {
-        scheduler.process.signal(Signal::SIGTERM);
-    }
-    until("the third leads", async || Some(()).filter(|()| third.output().contains(" leading "))).await;
-    let connected = cli(&["connect", "--url", &url]);
-    assert!(connected.status.success(), "{}", common::text(&connected));
-    let issued = cli(&["token", "create", "-o", "json"]);
-    assert!(issued.status.success() && common::text(&issued).contains("nsj1."), "{}", common::text(&issued));
-    let wrong = cli(&["connect", "--url", &url, "--secret", "nobody"]);
-    assert!(
-        !wrong.status.success() && common::text(&wrong).contains("name the release's namespace with -n"),
-        "{}",
-        common::text(&wrong)
-    );
 }
