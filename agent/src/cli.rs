@@ -4,18 +4,20 @@
 //! gently, the second at once.
 
 use crate::config::{LogFormat, RunArgs};
-use crate::engine::{self, Engine, EngineConfig};
+use crate::device;
+use crate::engine::{self, Engine, EngineConfig, Sandbox};
 use crate::hardware::Hardware;
 use crate::serve::{DataDir, MAX_INPUT, ServeError, serve};
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use std::io::IsTerminal;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -31,7 +33,7 @@ Examples:
 Every option of `run` can be given as NIGHTSHIFT_… in the environment: see `nightshift-agent run --help`.
 
 Exit codes: 0 stopped as asked; 1 failed; 2 wrong arguments; 3 not joined, refused, or the wrong scheduler;
-4 the data folder cannot be used.";
+4 the data folder cannot be used; 5 models cannot be confined, and --require-sandbox is given.";
 
 #[derive(Debug, Parser)]
 #[command(
@@ -116,17 +118,31 @@ async fn run(config: &crate::config::Config, exit_with_parent: bool) -> Result<(
     if exit_with_parent {
         watch_parent(stop.clone())?;
     }
+    let program = std::env::current_exe().context("cannot find this program's own file")?;
+    let sandbox = walls(config.require_sandbox, &program).await?;
     let data = DataDir::open(&config.data_dir)?;
     let identity = tokio::select! {
         identity = data.identity(config) => identity?,
         () = stop.cancelled() => return Ok(()),
     };
-    let program = std::env::current_exe().context("cannot find this program's own file")?;
     let mut engine = EngineConfig::new(&program, config.data_dir.join("run"));
     engine.threads = config.threads.unwrap_or(engine.threads);
     engine.max_input = MAX_INPUT;
-    let hardware = Hardware::detect(config, &program).await;
+    let hardware = Hardware::detect(config, &program, sandbox).await;
     serve(config, &data, identity, hardware, Arc::new(Engine::new(engine)), stop).await
+}
+
+/// What confines models here, said once in the log.
+async fn walls(required: bool, program: &Path) -> Result<Sandbox, ServeError> {
+    let found = device::sandbox(program).await;
+    match found {
+        Ok(sandbox) if sandbox.is_whole() => info!(%sandbox, "models are confined"),
+        Ok(sandbox) if !required => warn!(%sandbox, "models are not confined: run those you trust, and no others"),
+        Ok(sandbox) => return Err(ServeError::Sandbox(sandbox.to_string())),
+        Err(error) if required => return Err(ServeError::Sandbox(format!("{error:#}"))),
+        Err(ref error) => warn!(error = format!("{error:#}"), "models cannot be confined, so none will be loaded"),
+    }
+    Ok(found.unwrap_or_default())
 }
 
 /// SIGTERM or Ctrl-C: gently; once more: at once.

@@ -71,6 +71,9 @@ pub struct RunArgs {
     /// How the log on stderr is written; RUST_LOG says how much
     #[arg(long, env = "NIGHTSHIFT_LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,
+    /// Refuse to start where models cannot be confined by Landlock and seccomp (Linux 5.13 and later)
+    #[arg(long, env = "NIGHTSHIFT_REQUIRE_SANDBOX")]
+    pub require_sandbox: bool,
     /// Stop when the process that started this one ends
     #[arg(long)]
     pub exit_with_parent: bool,
@@ -107,6 +110,8 @@ pub struct Config {
     pub join_patience: Duration,
     /// How much is taken on.
     pub limits: Limits,
+    /// No start without walls around models.
+    pub require_sandbox: bool,
 }
 
 impl Config {
@@ -127,6 +132,7 @@ impl Config {
             flush: Duration::from_secs(3),
             join_patience: Duration::from_secs(60),
             limits: Limits::default(),
+            require_sandbox: false,
         }
     }
 }
@@ -151,6 +157,7 @@ impl RunArgs {
         config.cache_disk = quantity("--cache-disk", &self.cache_disk)?;
         config.metrics_listen = metrics_listen(&self.metrics_listen)?;
         config.grace = Duration::from_secs(self.grace_seconds);
+        config.require_sandbox = self.require_sandbox;
         config.limits.max_attempts = usize::from(self.max_attempts);
         Ok(config)
     }

@@ -6,6 +6,7 @@
 
 use crate::sys::cuda;
 use crate::worker::measure::Figures;
+use crate::worker::sandbox::Sandbox;
 use anyhow::{Context, bail};
 use nightshift_types::{Bytes, Device, DeviceClass, Measured};
 use std::collections::BTreeMap;
@@ -88,6 +89,14 @@ pub async fn measure(worker_program: &Path) -> anyhow::Result<Measured> {
     let figures: Figures = ask(worker_program, &["worker", "--measure"]).await?;
     let Figures { gigaflops, memory_bandwidth, load_bandwidth } = figures;
     Ok(Measured { gigaflops, memory_bandwidth, load_bandwidth })
+}
+
+/// What the walls around this machine's models consist of, from a process of `worker_program` that puts itself behind them.
+///
+/// # Errors
+/// The kernel refuses what it offers, so that no model can be loaded here either; or the process cannot be started.
+pub async fn sandbox(worker_program: &Path) -> anyhow::Result<Sandbox> {
+    ask(worker_program, &["worker", "--sandbox"]).await
 }
 
 async fn ask<T: serde::de::DeserializeOwned>(program: &Path, args: &[&str]) -> anyhow::Result<T> {

@@ -5,6 +5,7 @@
 //! and no process or shared memory outlives the engine.
 
 pub use crate::worker::prove::{ProveReport, ProveRequest, prove};
+pub use crate::worker::sandbox::{Sandbox, confine};
 
 use crate::worker::pool::Pool;
 use nightshift_types::{Bytes, Digest, FailureReason, ModelSpec};

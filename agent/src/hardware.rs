@@ -4,6 +4,7 @@
 //! the hardware changes.
 
 use crate::config::Config;
+use crate::engine::Sandbox;
 use crate::{device, files};
 use nightshift_types::{Bytes, Device, Measured};
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,8 @@ pub struct Hardware {
     pub measured: Measured,
     /// What a device has free now.
     pub free_memory: fn(&Device) -> Bytes,
+    /// The walls around models.
+    pub sandbox: Sandbox,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -32,7 +35,7 @@ struct Stored {
 
 impl Hardware {
     /// Lists the devices and measures them, or remembers what was measured.
-    pub async fn detect(config: &Config, worker_program: &Path) -> Self {
+    pub async fn detect(config: &Config, worker_program: &Path, sandbox: Sandbox) -> Self {
         let mut devices = device::probe(worker_program, config.memory_share).await;
         for device in &mut devices {
             device.memory = device.memory.min(config.memory.unwrap_or(device.memory));
@@ -44,7 +47,7 @@ impl Hardware {
             Some(measured) => measured,
             None => measure(&file, &fingerprint, worker_program).await,
         };
-        Self { devices, measured, free_memory: device::free_memory }
+        Self { devices, measured, free_memory: device::free_memory, sandbox }
     }
 }
 

@@ -3,6 +3,7 @@
 //! in → counts from the session, the fetcher and attempts · out → text for a scrape · invariant: labels come from enums;
 //! names end in their unit.
 
+use crate::engine::Sandbox;
 use nightshift_types::{Bytes, FailureReason};
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
@@ -51,6 +52,7 @@ pub struct Metrics {
     /// Worker processes that started and loaded their model.
     pub workers: IntCounter,
     device_free: IntGaugeVec,
+    sandbox: IntGaugeVec,
     /// 1 while the owner lets us work.
     pub available: IntGauge,
     /// Bytes of models and inputs fetched.
@@ -112,6 +114,9 @@ impl Metrics {
         let device_free = Opts::new("device_memory_free_bytes", "Free in the machine now, at most the owner's share");
         let device_free = IntGaugeVec::new(device_free, &["device"])?;
         registry.register(Box::new(device_free.clone()))?;
+        let sandbox = Opts::new("sandbox_enforced", "1 where models are confined by this part of the kernel");
+        let sandbox = IntGaugeVec::new(sandbox, &["part"])?;
+        registry.register(Box::new(sandbox.clone()))?;
         let version = IntGaugeVec::new(Opts::new("build_info", "1; the label has the version"), &["version"])?;
         registry.register(Box::new(version.clone()))?;
         version.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
@@ -133,6 +138,7 @@ impl Metrics {
             attempt,
             cache_requests,
             device_free,
+            sandbox,
             certificate,
             workers: counter("workers_started_total", "Worker processes that started and loaded their model")?,
             available: gauge("available", "1 while the owner lets Nightshift work")?,
@@ -172,6 +178,13 @@ impl Metrics {
     /// What a device has free; its name is `cpu0`, `cuda0` …
     pub fn device_free(&self, device: &str, free: Bytes) {
         Self::bytes(&self.device_free.with_label_values(&[device]), free);
+    }
+
+    /// What the walls around models consist of.
+    pub fn sandbox(&self, sandbox: &Sandbox) {
+        for (part, enforced) in [("landlock", sandbox.landlock > 0), ("seccomp", sandbox.seccomp)] {
+            self.sandbox.with_label_values(&[part]).set(enforced.into());
+        }
     }
 
     /// Sets a gauge of bytes.

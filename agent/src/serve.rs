@@ -50,6 +50,9 @@ pub enum ServeError {
     /// Two agents, one folder.
     #[error("another agent runs with {}: stop it, or give this one a --data-dir of its own", .0.display())]
     Locked(PathBuf),
+    /// No walls, and `--require-sandbox`.
+    #[error("models cannot be confined here, and --require-sandbox is given: {0}")]
+    Sandbox(String),
     /// Anything else.
     #[error("{0:#}")]
     Other(#[from] anyhow::Error),
@@ -62,6 +65,7 @@ impl ServeError {
             Self::Other(_) => 1,
             Self::Join(_) => 3,
             Self::DataDir { .. } | Self::Locked(_) => 4,
+            Self::Sandbox(_) => 5,
         }
     }
 }
@@ -117,6 +121,7 @@ pub async fn serve(
     let (outbox, torn) = Outbox::open(&data.path.join("outbox")).map_err(disk)?;
     metrics.torn.inc_by(torn as u64);
     Metrics::bytes(&metrics.capacity, hardware.devices.iter().map(|device| device.memory).sum());
+    metrics.sandbox(&hardware.sandbox);
     let cache = Cache::open(&data.path.join("models"), config.cache_disk).map_err(disk)?;
     let state = Arc::new(StateFile::open(&data.path).map_err(disk)?);
     let edge = Edge::new(&config.servers, &identity)?;

@@ -10,7 +10,14 @@ use std::sync::OnceLock;
 /// uses libtorch.
 pub fn load() -> bool {
     static LOADED: OnceLock<bool> = OnceLock::new();
-    *LOADED.get_or_init(|| cfg!(target_os = "linux") && open(c"libtorch_cuda.so").is_some())
+    *LOADED.get_or_init(|| cfg!(target_os = "linux") && open(c"libtorch_cuda.so").is_some() && loaded_driver())
+}
+
+/// The driver's library, which the runtime would look for later: a sandbox may be around us then. Without it the runtime
+/// finds no device, which is its own to say.
+fn loaded_driver() -> bool {
+    let _ = open(c"libcuda.so.1");
+    true
 }
 
 fn open(name: &CStr) -> Option<*mut c_void> {

@@ -63,6 +63,17 @@ fn close_the_rest_on_exec() {
 #[cfg(not(target_os = "linux"))]
 fn close_the_rest_on_exec() {}
 
+/// Closes every descriptor beside the standard three: whoever started us may have left one open. Before anything else is
+/// opened, because whatever was would be closed with the rest.
+#[cfg(target_os = "linux")]
+pub fn close_inherited() {
+    // SAFETY: a plain system call; the caller has opened nothing yet. Kernels before 5.9 answer ENOSYS.
+    unsafe { libc::syscall(libc::SYS_close_range, libc::STDERR_FILENO + 1, libc::c_uint::MAX, 0) };
+}
+/// Elsewhere programs are trusted to open everything close-on-exec, as Rust's do.
+#[cfg(not(target_os = "linux"))]
+pub fn close_inherited() {}
+
 /// Takes over the control socket that `spawn` put in place. Once per process: the descriptor is owned from then on.
 pub fn inherited_control(fd: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: fstat and fcntl on a number are harmless; below we own the descriptor that our parent made for us.

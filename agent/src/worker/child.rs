@@ -1,6 +1,7 @@
 //! The worker's own process: one model, one task at a time, until its engine goes away.
 //!
-//! *In*: [`Request`] frames on the control socket. *Out*: [`Reply`] frames. *Invariant*: a panic is a failed task, told to
+//! *In*: [`Request`] frames on the control socket. *Out*: [`Reply`] frames. *Invariant*: nothing of the model is read before
+//! the [`sandbox`] holds; a panic is a failed task, told to
 //! the engine, and this process's last; the end of the socket is the end of the process.
 
 use crate::codec::Encoded;
@@ -9,6 +10,7 @@ use crate::sys::{channel, limits, process, shm::Segment};
 use crate::worker::message;
 use crate::worker::model::{Finished, Model, Plans, device_of, set_threads, verify};
 use crate::worker::protocol::{Done, KEPT_SEGMENT, Load, Reply, Request, Run};
+use crate::worker::sandbox;
 use nightshift_types::{Digest, FailureReason};
 use std::fs::File;
 use std::io;
@@ -161,6 +163,7 @@ impl Worker {
     fn load(load: &Load, mut file: File, baseline: u64) -> Result<Self, Failed> {
         let digest: Digest =
             load.digest.parse().map_err(|error| Failed::new(FailureReason::Internal, format!("{error}")))?;
+        sandbox::confine(Some(&file), &load.device).map_err(|error| sandbox::failed(&error))?;
         set_threads(load.threads);
         let device = device_of(&load.device)?;
         if device == tch::Device::Cpu {

@@ -5,6 +5,7 @@
 
 use crate::sys::{cuda, file, limits};
 use crate::worker::model::set_threads;
+use crate::worker::sandbox;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -54,6 +55,17 @@ pub fn main(folder: Option<&str>) -> ExitCode {
 pub fn probe_main() -> ExitCode {
     let count = if cuda::load() { tch::Cuda::device_count().max(0) } else { 0 };
     print(&count)
+}
+
+/// Confines this process as one with a model, and prints what that came to.
+pub fn sandbox_main() -> ExitCode {
+    match sandbox::confine(None, "cpu0") {
+        Ok(sandbox) => print(&sandbox),
+        Err(error) => {
+            eprintln!("nightshift-agent worker --sandbox: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn print(value: &impl Serialize) -> ExitCode {

@@ -2,11 +2,13 @@
 //!
 //! *In*: a model's file and its spec. *Out*: a [`ProveReport`], as JSON on standard output when it is a process of its own.
 //! *Invariant*: it runs in its own process and nowhere else: the file is hostile until proven, and a crash is the answer.
+//! The process confines itself before it reads the file: whoever started it may hold credentials.
 
 use crate::codec::{Plan, kind_of};
 use crate::engine::Failed;
-use crate::sys::limits;
+use crate::sys::{limits, process};
 use crate::worker::model::{Model, device_of, set_threads, verify};
+use crate::worker::sandbox::{self, Sandbox};
 use nightshift_types::{Codec, Digest, FailureReason, ModelSpec, Port};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -57,6 +59,8 @@ pub struct ProveReport {
     pub peak_memory_bytes: u64,
     /// Of those, what a process with libtorch and without a model has.
     pub empty_process_bytes: u64,
+    /// The walls around this run.
+    pub sandbox: Sandbox,
 }
 
 #[derive(Serialize)]
@@ -76,6 +80,7 @@ pub fn main(args: impl IntoIterator<Item = String>) -> ExitCode {
         }
     };
     limits::be_the_first_to_go();
+    process::close_inherited();
     let (text, code) = match prove(&request) {
         Ok(report) => (serde_json::to_string(&report), ExitCode::SUCCESS),
         Err(Failed { reason, message }) => {
@@ -118,8 +123,11 @@ fn parse(args: impl IntoIterator<Item = String>) -> Result<ProveRequest, String>
     }
 }
 
-/// Loads and tries a model in this process, which must be one for nothing else.
+/// Loads and tries a model in this process, which must be one for nothing else: it is confined for good.
 pub fn prove(request: &ProveRequest) -> Result<ProveReport, Failed> {
+    let mut file = File::open(&request.model)
+        .map_err(|error| Failed::new(FailureReason::Internal, format!("the model's file: {}", error.kind())))?;
+    let sandbox = sandbox::confine(Some(&file), &request.device).map_err(|error| sandbox::failed(&error))?;
     set_threads(request.threads);
     let device = device_of(&request.device)?;
     let plan = Plan::new(&request.spec, &BTreeMap::new()).map_err(|e| Failed::new(e.reason, e.message))?;
@@ -127,8 +135,6 @@ pub fn prove(request: &ProveRequest) -> Result<ProveReport, Failed> {
         limits::limit_memory(limits::private_memory(), request.memory, request.threads);
     }
     let empty_process_bytes = limits::peak_memory();
-    let mut file = File::open(&request.model)
-        .map_err(|error| Failed::new(FailureReason::Internal, format!("the model's file: {}", error.kind())))?;
     let began = Instant::now();
     if let Some(digest) = &request.digest {
         verify(&mut file, digest)?;
@@ -150,6 +156,7 @@ pub fn prove(request: &ProveRequest) -> Result<ProveReport, Failed> {
         compute_milliseconds: compute.map(milliseconds),
         peak_memory_bytes: limits::peak_memory(),
         empty_process_bytes,
+        sandbox,
     })
 }
 

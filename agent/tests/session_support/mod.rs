@@ -4,7 +4,7 @@
 
 use nightshift_agent::backoff::Backoff;
 use nightshift_agent::config::Config;
-use nightshift_agent::engine::{Failed, Output, Task, Timings};
+use nightshift_agent::engine::{Failed, Output, Sandbox, Task, Timings};
 use nightshift_agent::executor::Executor;
 use nightshift_agent::hardware::Hardware;
 use nightshift_agent::serve::{DataDir, ServeError, serve};
@@ -446,7 +446,9 @@ pub fn start(config: Config) -> Running {
         let data = DataDir::open(&config.data_dir)?;
         let identity = data.identity(&config).await?;
         let device = Device { name: "cpu0".into(), memory: Bytes::gibi(4), ..Device::default() };
-        let hardware = Hardware { devices: vec![device], measured: Measured::default(), free_memory: |d| d.memory };
+        let free_memory = |d: &Device| d.memory;
+        let (measured, sandbox) = (Measured::default(), Sandbox::default());
+        let hardware = Hardware { devices: vec![device], measured, free_memory, sandbox };
         serve(&config, &data, identity, hardware, engine, cancel).await
     });
     Running { stop, executor, task }
