@@ -14,6 +14,7 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 const CA_NAME: &str = "nightshift agents CA";
 /// The Secret's name, unless another is given.
@@ -25,6 +26,9 @@ const CA_KEY: &str = "ca.key";
 pub const GATEWAY_TOKEN: &str = "gateway-token";
 /// For Prometheus; follows from the gateway's and is never read back.
 const PROMETHEUS_TOKEN: &str = "prometheus-token";
+/// Looks at a Secret that another scheduler makes at the same time, and the wait between two.
+const TRIES: u32 = 100;
+const AGAIN: Duration = Duration::from_millis(100);
 /// Shortest token that is taken for one, in characters.
 const SHORTEST_TOKEN: usize = 32;
 
@@ -62,19 +66,19 @@ impl Credentials {
     pub async fn in_secret(client: kube::Client, namespace: &str, name: &str) -> anyhow::Result<Self> {
         let api: Api<Secret> = Api::namespaced(client, namespace);
         let which = || format!("Secret {namespace}/{name}");
-        let found = api.get_opt(name).await.map_err(|e| explain(e, "get", &which()))?;
-        let secret = match found {
-            Some(secret) => secret,
-            None => match api.create(&PostParams::default(), &new_secret(name)?).await {
-                Ok(secret) => secret,
-                // Another scheduler was first.
-                Err(kube::Error::Api(status)) if status.code == 409 => {
-                    api.get(name).await.map_err(|e| explain(e, "get", &which()))?
-                }
+        for _ in 0..TRIES {
+            let found = api.get_opt(name).await.map_err(|e| explain(e, "get", &which()))?;
+            if let Some(secret) = found {
+                return Self::from_secret(&secret).with_context(which);
+            }
+            match api.create(&PostParams::default(), &new_secret(name)?).await {
+                Ok(secret) => return Self::from_secret(&secret).with_context(which),
+                // Another scheduler was first; it may be a moment until reads show it.
+                Err(kube::Error::Api(status)) if status.code == 409 => tokio::time::sleep(AGAIN).await,
                 Err(error) => return Err(explain(error, "create", &which())),
-            },
-        };
-        Self::from_secret(&secret).with_context(which)
+            }
+        }
+        anyhow::bail!("the {} is said to be there and cannot be read: is it being deleted?", which())
     }
 
     fn from_secret(secret: &Secret) -> anyhow::Result<Self> {
