@@ -42,16 +42,12 @@ impl Connection {
     pub async fn pool(&self) -> anyhow::Result<Pool> {
         let data_dir = DataDir::resolve(self.data_dir.as_deref())?;
         let (kubeconfig, file) = self.kubeconfig(&data_dir)?;
-        let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
             .await
             .context("the kubeconfig cannot be used")?;
-        // A proxy of the environment is not for this machine itself.
-        if matches!(config.cluster_url.host(), Some("127.0.0.1" | "[::1]" | "localhost")) {
-            config.proxy_url = None;
-        }
         let namespace = self.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         let url = config.cluster_url.to_string().trim_end_matches('/').to_string();
-        let client = kube::Client::try_from(config).context("the kubeconfig cannot be used")?;
+        let client = client(config)?;
         Ok(Pool { client, namespace, url, folders: self.gateway_folders(data_dir, file.as_deref()) })
     }
 
@@ -110,6 +106,15 @@ impl Connection {
             None => beside.into_iter().chain([data_dir]).collect(),
         }
     }
+}
+
+/// A client of a Kubernetes API; connects to nothing yet.
+pub fn client(mut config: kube::Config) -> anyhow::Result<kube::Client> {
+    // A proxy of the environment is not for this machine itself.
+    if matches!(config.cluster_url.host(), Some("127.0.0.1" | "[::1]" | "localhost")) {
+        config.proxy_url = None;
+    }
+    kube::Client::try_from(config).context("the kubeconfig cannot be used")
 }
 
 fn first_in_environment() -> Option<PathBuf> {

@@ -171,15 +171,6 @@ fn panel_queries() -> Vec<(String, String)> {
     queries
 }
 
-/// The voice model with a sound as JSON, so that an item is a task.
-fn json_model() -> String {
-    let manifest = common::sound::raw_model().replace("name: silero-raw", "name: silero-json");
-    let (head, rest) = manifest.split_once("  inputs:").unwrap();
-    let (_, tail) = rest.split_once("    - name: sampleRate").unwrap();
-    let audio = "  inputs:\n    - {name: audio, codec: json, dtype: float32, shape: [1, -1]}\n    - name: sampleRate";
-    format!("{head}{audio}{tail}")
-}
-
 fn job(name: &str, model: &str, input: &str) -> String {
     format!(
         "apiVersion: nightshift.dev/v1alpha1\nkind: InferenceJob\nmetadata: {{name: {name}}}\n\
@@ -247,7 +238,7 @@ fn prometheus_sees_a_pool_at_work_a_machine_lost_and_returned() {
     let (_stays, lost) = (cellar.start(), attic.start());
     pool.apply(&example("voice"));
     pool.apply(&example("too-big"));
-    pool.apply_text("model", &json_model());
+    pool.apply_text("model", &common::sound::json_model());
     let prometheus = Prometheus::start(&program, &pool);
     until("scheduler and three agents are scraped", || {
         let agents = prometheus.query("sum(up{job=\"nightshift-agent\"})") == [3.0];

@@ -9,15 +9,6 @@ use std::fmt::Write;
 
 const TASKS: usize = 400;
 
-/// The voice model with a sound as JSON, so that a line of a file is a task.
-fn json_model() -> String {
-    let manifest = common::sound::raw_model().replace("name: silero-raw", "name: silero-json");
-    let (head, rest) = manifest.split_once("  inputs:").unwrap();
-    let (_, tail) = rest.split_once("    - name: sampleRate").unwrap();
-    let audio = "  inputs:\n    - {name: audio, codec: json, dtype: float32, shape: [1, -1]}\n    - name: sampleRate";
-    format!("{head}{audio}{tail}")
-}
-
 #[test]
 fn a_killed_pool_completes_its_batch_and_settles_it_once() {
     let home = Home::new();
@@ -39,7 +30,7 @@ fn a_killed_pool_completes_its_batch_and_settles_it_once() {
     );
 
     let pool = Pool::up_with(&home, &args);
-    pool.apply_text("model", &json_model());
+    pool.apply_text("model", &common::sound::json_model());
     pool.apply_text("job", &manifest);
     let done = |pool: &Pool| pool.get("inferencejob/batch")["status"]["succeeded"].as_u64().unwrap_or(0);
     until("the batch is in its middle", || (done(&pool) >= 20).then_some(()));

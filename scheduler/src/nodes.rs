@@ -94,6 +94,11 @@ impl LiveNode {
     pub fn connected(&self) -> bool {
         self.connected
     }
+
+    /// Whether it is there: one that was silent for a whole lease is not, though its connection may not have noticed yet.
+    fn answers(&self, now: Timestamp, lease: Milliseconds) -> bool {
+        self.connected && now.since(self.heard).0 <= lease.0
+    }
 }
 
 #[derive(Debug, Default)]
@@ -298,8 +303,7 @@ impl Nodes {
         connected.flat_map(|live| live.announced.devices.iter().map(|device| device.class)).collect()
     }
 
-    /// What placement sees: every node of the fold that was not revoked, in id order. A node that was silent for a
-    /// whole lease is not ready, though its connection may not have noticed yet.
+    /// What placement sees: every node of the fold that was not revoked, in id order.
     pub fn snapshot(&self, state: &State, now: Timestamp, lease: Milliseconds) -> Snapshot {
         let inner = self.lock();
         let joined = state.nodes().iter().filter(|(_, node)| !node.revoked);
@@ -307,8 +311,7 @@ impl Nodes {
             let policy = inner.policies.get(id).cloned();
             let policy = policy.unwrap_or_else(|| Policy { tier: node.tier, ..Policy::default() });
             let mut view = view(id, policy, inner.live.get(id), state, now);
-            let heard = inner.live.get(id).is_some_and(|live| now.since(live.heard).0 <= lease.0);
-            view.ready &= inner.listed && heard;
+            view.ready = inner.listed && inner.live.get(id).is_some_and(|live| live.answers(now, lease));
             view
         });
         Snapshot::new(views.collect(), now)
@@ -321,7 +324,6 @@ fn view(id: &NodeId, policy: Policy, live: Option<&LiveNode>, state: &State, now
     view.tier = policy.tier;
     view.taints = policy.taints;
     view.labels = policy.labels;
-    view.ready = live.is_some_and(LiveNode::connected);
     let Some(live) = live else { return view };
     let parked = live.parked_until > now;
     view.unavailable = live.unavailable.as_ref().map(|(why, _)| *why).or(parked.then_some(Unavailable::Parked));

@@ -1,11 +1,11 @@
 //! An etcd of the test's own: free loopback ports, a temporary data folder, killed when dropped; and a relay that fails
 //! on demand.
 
+use crate::free_port;
 use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
 use nightshift_types::NodeId;
 use nightshift_wire::pki::{self, CertificateAuthority};
-use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,10 +24,6 @@ fn binary() -> PathBuf {
     places.find(|place| place.is_file()).expect("no etcd: run `make deps`, or name one with ETCD=/path/to/etcd")
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 /// What a client of an etcd with TLS shows and trusts, as PEM.
 #[derive(Debug, Clone)]
 pub struct ClientTls {
@@ -37,6 +33,16 @@ pub struct ClientTls {
     pub certificate: String,
     /// Its key.
     pub key: String,
+}
+
+impl ClientTls {
+    /// As files of a folder: `ca.crt`, `tls.crt`, `tls.key`.
+    pub fn write_to(&self, folder: &Path) {
+        std::fs::create_dir_all(folder).unwrap();
+        for (name, text) in [("ca.crt", &self.ca), ("tls.crt", &self.certificate), ("tls.key", &self.key)] {
+            std::fs::write(folder.join(name), text).unwrap();
+        }
+    }
 }
 
 /// One member.

@@ -3,6 +3,7 @@
 //! what it decided since is void, and whoever supervises it starts a standby anew.
 
 use super::etcd::EtcdArgs;
+use crate::connect;
 use crate::parse;
 use crate::signals::Signals;
 use anyhow::Context;
@@ -194,7 +195,7 @@ async fn cluster(args: &Args) -> anyhow::Result<(kube::Client, String)> {
     let read = |path: &Path| {
         Kubeconfig::read_from(path).with_context(|| format!("--kubeconfig {}: cannot be read", path.display()))
     };
-    let mut config = match &args.kubeconfig {
+    let config = match &args.kubeconfig {
         Some(path) => kube::Config::from_custom_kubeconfig(read(path)?, &options).await.context("--kubeconfig")?,
         None => match kube::Config::incluster() {
             Ok(config) => config,
@@ -203,12 +204,8 @@ async fn cluster(args: &Args) -> anyhow::Result<(kube::Client, String)> {
                 .context("this is no pod, and there is no kubeconfig: name one with --kubeconfig FILE")?,
         },
     };
-    // A proxy of the environment is not for this machine itself.
-    if matches!(config.cluster_url.host(), Some("127.0.0.1" | "[::1]" | "localhost")) {
-        config.proxy_url = None;
-    }
     let namespace = args.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
-    Ok((kube::Client::try_from(config).context("the kubeconfig cannot be used")?, namespace))
+    Ok((connect::client(config)?, namespace))
 }
 
 fn begin_log(format: LogFormat) -> anyhow::Result<()> {

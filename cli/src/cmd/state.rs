@@ -152,7 +152,7 @@ impl Verdict {
             cell: state.cell().map(ToString::to_string).unwrap_or_default(),
             batches: head.sequence,
             events,
-            hash: head.hash.iter().map(|byte| format!("{byte:02x}")).collect(),
+            hash: nightshift_types::Digest(head.hash).hex(),
             jobs: state.jobs().count(),
             unfinished_jobs: state.unfinished().count(),
             running_attempts: state.running().count(),

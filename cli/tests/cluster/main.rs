@@ -8,8 +8,9 @@ mod pool;
 mod takeover;
 
 use kube::api::Api;
+use nightshift_testkit::free_port;
 use nix::sys::signal::Signal;
-use pool::{Cluster, TASKS, free_port, scheduler_at, until};
+use pool::{Cluster, TASKS, scheduler_at, until};
 use std::time::Instant;
 
 const ROUNDS: u64 = 20;

@@ -6,9 +6,9 @@ use kube::api::{Api, PostParams};
 use nightshift_apiserver::{ApiServer, Config};
 use nightshift_crds::{InferenceJob, ModelArtifact};
 use nightshift_testkit::etcd::Etcd;
+use nightshift_testkit::{free_port, until_within};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -38,20 +38,9 @@ pub struct Agent {
     pub process: Process,
 }
 
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 /// Waits until `look` gives something.
-pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let started = Instant::now();
-    loop {
-        if let Some(found) = look().await {
-            return found;
-        }
-        assert!(started.elapsed() < common::DEADLINE, "not within {:?}: {what}", common::DEADLINE);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+pub async fn until<T>(what: &str, look: impl AsyncFnMut() -> Option<T>) -> T {
+    until_within(common::DEADLINE, what, look).await
 }
 
 impl Cluster {
@@ -60,10 +49,7 @@ impl Cluster {
         let home = Home::new();
         std::fs::create_dir_all(home.data()).unwrap();
         let etcd = Etcd::start_tls().await;
-        let tls = etcd.client_tls().unwrap();
-        for (name, text) in [("ca.crt", &tls.ca), ("tls.crt", &tls.certificate), ("tls.key", &tls.key)] {
-            home.write(&format!("etcd/{name}"), text);
-        }
+        etcd.client_tls().unwrap().write_to(&home.folder.path().join("etcd"));
         let crds = nightshift_crds::all().iter().map(|crd| serde_json::to_value(crd).unwrap()).collect();
         let listen = "127.0.0.1:0".parse().unwrap();
         let api = Config { data_dir: home.data().join("api"), listen, crds, server_names: vec![] };
@@ -140,39 +126,33 @@ impl Cluster {
         }
     }
 
-    /// Waits until so many of a job's tasks have succeeded.
-    pub async fn wait_for_successes(&mut self, job: &str, count: u64) {
+    /// Reads the journal until what it says is enough.
+    pub async fn read_until(&mut self, what: &str, enough: impl Fn(&Story) -> bool) {
         let started = Instant::now();
         loop {
             self.read_journal().await;
-            if self.story.successes(job) as u64 >= count {
+            if enough(&self.story) {
                 return;
             }
-            assert!(
-                started.elapsed() < common::DEADLINE,
-                "{count} tasks in time: {}{}",
-                self.story.successes(job),
-                self.logs()
-            );
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            assert!(started.elapsed() < common::DEADLINE, "in time: {what}{}", self.logs());
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    /// Waits until so many of a job's tasks have succeeded.
+    pub async fn wait_for_successes(&mut self, job: &str, count: u64) {
+        self.read_until(&format!("{count} tasks"), |story| story.successes(job) as u64 >= count).await;
     }
 
     /// Waits until so many leaders have led.
     pub async fn wait_for_leaders(&mut self, count: usize) {
-        let started = Instant::now();
-        while self.story.leaders.len() < count {
-            assert!(started.elapsed() < common::DEADLINE, "{count} leaders in time{}", self.logs());
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            self.read_journal().await;
-        }
+        self.read_until(&format!("{count} leaders"), |story| story.leaders.len() >= count).await;
     }
 
     pub async fn apply_model(&self) {
-        let (api, mut model): (Api<ModelArtifact>, Value) =
-            (Api::namespaced(self.client.clone(), "default"), serde_json::from_str(&json_model()).unwrap());
-        model["metadata"]["namespace"] = "default".into();
-        api.create(&PostParams::default(), &serde_json::from_value(model).unwrap()).await.unwrap();
+        let api: Api<ModelArtifact> = Api::namespaced(self.client.clone(), "default");
+        let model: ModelArtifact = serde_yaml::from_str(&common::sound::json_model()).unwrap();
+        api.create(&PostParams::default(), &model).await.unwrap();
     }
 
     /// A batch; returns its uid, which is the job's id in the journal.
@@ -257,24 +237,4 @@ pub fn scheduler_at(home: &Home, etcd: &Etcd, agents_port: u16, http: &str) -> P
     command.args(["--leader-lease", "2s", "--agent-lease", "3s", "--heartbeat", "500ms"]);
     command.arg("--agent-program").arg(home.agent()).arg("--seed").arg(model());
     Process::start(&mut command)
-}
-
-/// The voice model with samples as JSON, so that an item is a task.
-fn json_model() -> String {
-    let digest =
-        nightshift_types::Digest(<sha2::Sha256 as sha2::Digest>::digest(std::fs::read(model()).unwrap()).into());
-    json!({
-        "apiVersion": "nightshift.dev/v1alpha1", "kind": "ModelArtifact", "metadata": { "name": "silero-json" },
-        "spec": {
-            "source": { "uri": format!("store://sha256/{}", digest.hex()) }, "digest": digest.to_string(),
-            "method": "audio_forward",
-            "inputs": [
-                { "name": "audio", "codec": "json", "dtype": "float32", "shape": [1, -1] },
-                { "name": "sampleRate", "codec": "tensor", "dtype": "int64", "constant": "16000" },
-            ],
-            "outputs": [{ "name": "speech", "codec": "json", "dtype": "float32" }],
-            "variants": [{ "name": "fp32", "memory": { "weights": "4Mi", "perItem": "16Mi", "context": "64Mi" } }],
-        },
-    })
-    .to_string()
 }

@@ -2,6 +2,7 @@
 //! by the next that stands in the journal. A plain `cargo test` skips it:
 //! `cargo test -p nightshift-cli --test cluster -- --ignored --nocapture`.
 
+use crate::common::ledger::Story;
 use crate::pool::Cluster;
 use crate::random;
 use nix::sys::signal::Signal;
@@ -18,11 +19,8 @@ async fn one(cluster: &mut Cluster, signal: Signal) -> Duration {
     let leaders = cluster.story.leaders.len();
     cluster.schedulers[leader].process.signal(signal);
     let began = Instant::now();
-    while cluster.story.leaders.len() == leaders || cluster.story.placed_by_leader == 0 {
-        assert!(began.elapsed() < crate::common::DEADLINE, "nobody took over{}", cluster.logs());
-        tokio::time::sleep(Duration::from_millis(5)).await;
-        cluster.read_journal().await;
-    }
+    let took_over = |story: &Story| story.leaders.len() > leaders && story.placed_by_leader > 0;
+    cluster.read_until("somebody takes over", took_over).await;
     let took = began.elapsed();
     cluster.schedulers[leader].process.wait();
     cluster.restart_scheduler(leader);

@@ -130,3 +130,12 @@ pub fn raw_model() -> String {
     let outputs = "  outputs:\n    - {name: probabilities, codec: json, dtype: float32, shape: [1, -1]}\n";
     format!("{}{outputs}  variants:{tail}", head.replace("name: silero-vad", "name: silero-raw"))
 }
+
+/// The voice model with a sound as JSON, so that an item, or a line of a file, is a task.
+pub fn json_model() -> String {
+    let manifest = raw_model().replace("name: silero-raw", "name: silero-json");
+    let (head, rest) = manifest.split_once("  inputs:").unwrap();
+    let (_, tail) = rest.split_once("    - name: sampleRate").unwrap();
+    let audio = "  inputs:\n    - {name: audio, codec: json, dtype: float32, shape: [1, -1]}\n    - name: sampleRate";
+    format!("{head}{audio}{tail}")
+}

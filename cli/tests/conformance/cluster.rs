@@ -4,9 +4,9 @@
 
 use super::common::{self, Home, Process, digits, model, until};
 use nightshift_testkit::etcd::Etcd;
+use nightshift_testkit::free_port;
 use nightshift_testkit::kube::{Kube, ok};
 use serde_json::{Value, json};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Mutex;
@@ -60,19 +60,12 @@ pub struct Cluster {
     _etcd: Etcd,
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 impl Cluster {
     pub fn start(agents: usize) -> Self {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let (kube, etcd, home) = (Kube::start(), runtime.block_on(Etcd::start_tls()), Home::new());
         std::fs::create_dir_all(home.data()).unwrap();
-        let tls = etcd.client_tls().unwrap();
-        for (name, text) in [("ca.crt", &tls.ca), ("tls.crt", &tls.certificate), ("tls.key", &tls.key)] {
-            home.write(&format!("etcd/{name}"), text);
-        }
+        etcd.client_tls().unwrap().write_to(&home.folder.path().join("etcd"));
         let values = json!({
             "etcd": { "endpoints": [etcd.endpoint()], "tls": { "existingSecret": "etcd-client" }, "leaderLease": "2s" },
             "scheduler": { "agentLease": "5s", "heartbeat": "1s" },

@@ -2,6 +2,8 @@
 //! Every decision is about another task, and is committed before the next; scan and index must agree, or it fails.
 //! Times are CPU times of the one thread, so that other work on the machine counts only by what it does to the caches.
 
+#[path = "../../tests/common/mod.rs"]
+mod common;
 #[path = "../../../bench/measure.rs"]
 mod measure;
 mod plot;
@@ -9,12 +11,13 @@ mod population;
 mod scan;
 mod updates;
 
+use common::Random;
 use measure::{Peer, Runs, TURNS, quantile, resident, row};
 use nightshift_placement::{Ask, Cursor, Index, Place, Request, Weights};
 use nightshift_types::Bytes;
 use nix::time::{ClockId, clock_gettime};
 use plot::Line;
-use population::{Kind, Random, model_of, node, request};
+use population::{Kind, model_of, node, request};
 use scan::Scan;
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -2,32 +2,19 @@
 //! laptops and plain processors with their memory and speed, asks near their kind's with a wide spread, round trips by
 //! region, links from 10 Mbit/s to 10 Gbit/s, models by Zipf's law.
 
+use crate::common::{Random, plain_spec};
 use nightshift_placement::{DeviceView, NodeView, Request, Unavailable};
 use nightshift_types::{
-    Bytes, DeviceClass, Digest, InputRef, JobId, JobSpec, Measured, Milliseconds, ModelSpec, NodeId, Objective,
-    PicoPoints, Taint, TaintEffect, TaskId, TrustTier,
+    Bytes, DeviceClass, Digest, InputRef, JobId, JobSpec, Measured, Milliseconds, NodeId, Objective, PicoPoints, Taint,
+    TaintEffect, TaskId, TrustTier,
 };
 use std::collections::BTreeMap;
 
-/// SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
-#[derive(Debug, Clone)]
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-    pub fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit as u64) as usize
-    }
-    pub fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
-    pub fn chance(&mut self, share: f64) -> bool {
+/// What populations need of a generator, beside whole numbers.
+pub trait Shapes {
+    /// Uniform in 0..1.
+    fn unit(&mut self) -> f64;
+    fn chance(&mut self, share: f64) -> bool {
         self.unit() < share
     }
     /// About normal, mean 0 and deviation 1: the sum of twelve.
@@ -38,8 +25,14 @@ impl Random {
         median * (sigma * self.normal()).exp()
     }
     /// Small numbers often, by Zipf's law with exponent 1.
-    pub fn zipf(&mut self, count: usize) -> usize {
+    fn zipf(&mut self, count: usize) -> usize {
         ((count as f64 + 1.0).powf(self.unit()) as usize - 1).min(count - 1)
+    }
+}
+
+impl Shapes for Random {
+    fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 
@@ -250,34 +243,10 @@ pub fn request(random: &mut Random, kind: Kind) -> Request {
 
 fn spec() -> JobSpec {
     JobSpec {
-        namespace: "default".into(),
-        name: "job".into(),
-        generation: 1,
-        model_name: "model".into(),
         model_digest: Digest([7; 32]),
         model_size: Bytes::mebi(100),
-        variant: "default".into(),
-        model: ModelSpec { method: "forward".into(), inputs: Vec::new(), outputs: Vec::new() },
         memory: Bytes::gibi(6),
         reference: Milliseconds(1_000),
-        inputs: Vec::new(),
-        parameters: BTreeMap::new(),
-        objective: Objective::Balanced,
-        max_latency: None,
-        max_price_per_hour: None,
-        max_cost: None,
-        device_classes: Vec::new(),
-        node_selector: BTreeMap::new(),
-        tolerations: Vec::new(),
-        min_trust_tier: TrustTier::Public,
-        regions: Vec::new(),
-        queue: "default".into(),
-        parallelism: 10,
-        backoff_limit: 6,
-        suspend: false,
-        active_deadline: None,
-        pending_deadline: None,
-        backoff_limit_per_index: None,
-        max_failed_indexes: None,
+        ..plain_spec()
     }
 }

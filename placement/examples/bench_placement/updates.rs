@@ -1,8 +1,9 @@
 //! What it costs to keep an index up to date.
 
+use crate::common::Random;
+use crate::cpu;
 use crate::measure::{Peer, Runs, TURNS, row};
-use crate::population::{Kind, MODELS, Random, digest, node};
-use crate::{cpu, population};
+use crate::population::{Kind, MODELS, Shapes, digest, node};
 use nightshift_placement::{Index, NodeView, Place};
 use nightshift_types::{Bytes, NodeId, PicoPoints};
 
@@ -55,7 +56,7 @@ fn mixed(index: &mut Index, target: &Target, random: &mut Random, step: usize) {
 }
 
 fn model(index: &mut Index, target: &Target, random: &mut Random, step: usize) {
-    let model = digest(population::Random::zipf(random, MODELS));
+    let model = digest(random.zipf(MODELS));
     index.set_cached(&target.id, &model, step.is_multiple_of(2));
 }
 

@@ -1,11 +1,11 @@
 //! Nodes and jobs that fit each other; a test changes what it is about.
 
+use crate::common::plain_spec;
 use nightshift_placement::{DeviceView, NodeView, Request, Snapshot};
 use nightshift_types::{
-    Bytes, DeviceClass, Digest, InputRef, JobId, JobSpec, Measured, Milliseconds, ModelSpec, NodeId, Objective,
-    PicoPoints, Taint, TaintEffect, TaskId, Timestamp, TrustTier,
+    Bytes, DeviceClass, Digest, InputRef, JobId, JobSpec, Measured, Milliseconds, NodeId, Objective, PicoPoints, Taint,
+    TaintEffect, TaskId, Timestamp, TrustTier,
 };
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub const MODEL: Digest = Digest([7; 32]);
@@ -17,35 +17,14 @@ pub fn points(text: &str) -> PicoPoints {
 /// 6 Gi of memory, one second of reference time, a model of 100 MB and inputs of 1 MB.
 pub fn spec() -> JobSpec {
     JobSpec {
-        namespace: "default".into(),
-        name: "job".into(),
-        generation: 1,
-        model_name: "model".into(),
         model_digest: MODEL,
         model_size: Bytes(100_000_000),
-        variant: "default".into(),
-        model: ModelSpec { method: "forward".into(), inputs: Vec::new(), outputs: Vec::new() },
         memory: Bytes::gibi(6),
         reference: Milliseconds(1_000),
         inputs: vec![InputRef { digest: Digest([1; 32]), size: Bytes(1_000_000) }; 8],
-        parameters: BTreeMap::new(),
         objective: Objective::Cheapest,
-        max_latency: None,
-        max_price_per_hour: None,
-        max_cost: None,
-        device_classes: Vec::new(),
-        node_selector: BTreeMap::new(),
-        tolerations: Vec::new(),
         min_trust_tier: TrustTier::Vetted,
-        regions: Vec::new(),
-        queue: "default".into(),
-        parallelism: 10,
-        backoff_limit: 6,
-        suspend: false,
-        active_deadline: None,
-        pending_deadline: None,
-        backoff_limit_per_index: None,
-        max_failed_indexes: None,
+        ..plain_spec()
     }
 }
 

@@ -1,5 +1,7 @@
 //! The decisions as their callers see them: through the public interface alone.
 
+#[path = "../common/mod.rs"]
+mod common;
 mod filters;
 mod fixture;
 mod latency;

@@ -2,12 +2,15 @@
 //!
 //! The ordinary run is bounded; the whole one is `cargo test --release -p nightshift-placement --test exact -- --ignored`.
 
+#[path = "../common/mod.rs"]
+mod common;
 mod oracle;
 mod pool;
 
+use common::Random;
 use nightshift_placement::{Ask, Cursor, Index, NodeView, Request, Weights};
 use nightshift_types::{Bytes, Milliseconds, PicoPoints};
-use pool::{Kind, Random};
+use pool::Kind;
 
 /// An index, and the same nodes as plain values.
 struct Twin {

@@ -1,33 +1,11 @@
 //! Pools, tasks and changes from a seed: few different values, so that ties, full devices and near misses are common.
 
+use crate::common::{Random, plain_spec};
 use nightshift_placement::{DeviceView, NodeView, Request, Unavailable};
 use nightshift_types::{
-    Bytes, DeviceClass, Digest, InputRef, JobId, JobSpec, Measured, Milliseconds, ModelSpec, NodeId, Objective,
-    PicoPoints, Taint, TaintEffect, TaskId, Toleration, TolerationOperator, TrustTier,
+    Bytes, DeviceClass, Digest, InputRef, JobId, JobSpec, Measured, Milliseconds, NodeId, Objective, PicoPoints, Taint,
+    TaintEffect, TaskId, Toleration, TolerationOperator, TrustTier,
 };
-use std::collections::BTreeMap;
-
-/// SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-    pub fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit as u64) as usize
-    }
-    pub fn percent(&mut self, chance: u64) -> bool {
-        self.next() % 100 < chance
-    }
-    pub fn of<T: Copy>(&mut self, values: &[T]) -> T {
-        values[self.below(values.len())]
-    }
-}
 
 /// What a pool is like.
 #[derive(Debug, Clone, Copy)]
@@ -46,7 +24,7 @@ pub fn digest(model: usize) -> Digest {
     Digest(bytes)
 }
 
-fn model(random: &mut Random) -> Digest {
+pub fn any_model(random: &mut Random) -> Digest {
     // A few are everywhere, most are rare.
     let spread = [2, 8, 60, 400][random.below(4)];
     digest(random.below(spread))
@@ -107,7 +85,7 @@ fn differ(random: &mut Random, view: &mut NodeView) {
             view.taints.push(Taint { key: "slow".into(), value: String::new(), effect });
         }
     }
-    view.cached = (0..random.below(4)).map(|_| model(random)).collect();
+    view.cached = (0..random.below(4)).map(|_| any_model(random)).collect();
 }
 
 fn device(random: &mut Random, kind: Kind, position: usize) -> DeviceView {
@@ -132,15 +110,15 @@ fn device(random: &mut Random, kind: Kind, position: usize) -> DeviceView {
         slots,
         queued_ms: if equal { 0 } else { u64::from(running) * random.of(&[100, 1_000, 2_500]) },
         gigaflops: if equal { None } else { random.of(&[None, None, Some(50), Some(2_000)]) },
-        warm: if !equal && random.percent(30) { vec![model(random)] } else { Vec::new() },
+        warm: if !equal && random.percent(30) { vec![any_model(random)] } else { Vec::new() },
     }
 }
 
 /// A task; about a third are made for a single node, or for none.
 pub fn request(random: &mut Random, nodes: &[NodeView]) -> Request {
-    let mut spec = spec();
+    let mut spec = JobSpec { parallelism: 1, ..plain_spec() };
     spec.objective = random.of(&[Objective::Cheapest, Objective::Fastest, Objective::Balanced]);
-    spec.model_digest = model(random);
+    spec.model_digest = any_model(random);
     spec.model_size = Bytes(random.of(&[0, 50_000_000, 900_000_000, 8_000_000_001]));
     spec.memory = Bytes(random.of(&[1u64, 1, 2, 3, 6]) << 30);
     spec.reference = Milliseconds(random.of(&[0, 1, 40, 1_000, 60_000]));
@@ -204,42 +182,4 @@ fn target(random: &mut Random, request: &mut Request, node: &NodeView) {
     spec.min_trust_tier = node.tier;
     spec.max_price_per_hour = Some(node.price_per_hour);
     spec.max_latency = Some(Milliseconds(random.of(&[30, 200, 2_000])));
-}
-
-pub fn spec() -> JobSpec {
-    JobSpec {
-        namespace: "default".into(),
-        name: "job".into(),
-        generation: 1,
-        model_name: "model".into(),
-        model_digest: digest(0),
-        model_size: Bytes(0),
-        variant: "default".into(),
-        model: ModelSpec { method: "forward".into(), inputs: Vec::new(), outputs: Vec::new() },
-        memory: Bytes(0),
-        reference: Milliseconds(0),
-        inputs: Vec::new(),
-        parameters: BTreeMap::new(),
-        objective: Objective::Balanced,
-        max_latency: None,
-        max_price_per_hour: None,
-        max_cost: None,
-        device_classes: Vec::new(),
-        node_selector: BTreeMap::new(),
-        tolerations: Vec::new(),
-        min_trust_tier: TrustTier::Public,
-        regions: Vec::new(),
-        queue: "default".into(),
-        parallelism: 1,
-        backoff_limit: 6,
-        suspend: false,
-        active_deadline: None,
-        pending_deadline: None,
-        backoff_limit_per_index: None,
-        max_failed_indexes: None,
-    }
-}
-
-pub fn any_model(random: &mut Random) -> Digest {
-    model(random)
 }

@@ -49,12 +49,28 @@ impl Drop for Front {
     }
 }
 
-/// Whether a bearer token is the one whose hash this is. Hashes are compared, so the time taken says nothing of the token.
-pub fn bears(request: &Request, token_hash: &[u8; 32]) -> bool {
-    let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let given = given.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
-    let hash: [u8; 32] = Sha256::digest(given.as_bytes()).into();
-    hash == *token_hash
+/// Hashes of the bearer tokens: of the one that opens everything, and of the one that opens scrapes.
+#[derive(Debug, Clone, Copy)]
+pub struct Tokens {
+    gateway: [u8; 32],
+    scrape: [u8; 32],
+}
+
+impl Tokens {
+    /// Both follow from the gateway's.
+    pub fn of(gateway: &str) -> Self {
+        let hash = |token: &str| Sha256::digest(token.as_bytes()).into();
+        Self { gateway: hash(gateway), scrape: hash(&observe::scrape_token(gateway)) }
+    }
+
+    /// Whether a request bears a token that is enough for its path. Hashes are compared, so the time taken says nothing of
+    /// the tokens.
+    pub fn admit(&self, request: &Request) -> bool {
+        let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let given = given.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+        let hash: [u8; 32] = Sha256::digest(given.as_bytes()).into();
+        hash == self.gateway || (hash == self.scrape && observe::is_scrape(request.uri().path()))
+    }
 }
 
 impl Front {
@@ -75,9 +91,8 @@ impl Front {
                     }
                 }
                 Some(tls) => {
-                    let scrapes = observe::scrape_token(&tls.token);
-                    let hashes = [tls.token, scrapes].map(|token| Sha256::digest(token.as_bytes()).into());
-                    let guard = move |request: Request, next: Next| guard(request, next, hashes);
+                    let tokens = Tokens::of(&tls.token);
+                    let guard = move |request: Request, next: Next| guard(request, next, tokens);
                     let app = app.layer(middleware::from_fn(guard));
                     serve_tls(listener, tls.config, app).await;
                 }
@@ -97,12 +112,9 @@ impl Front {
     }
 }
 
-/// `hashes` are of the token that opens everything, and of the one that opens scrapes.
-async fn guard(request: Request, next: Next, hashes: [[u8; 32]; 2]) -> Response {
-    let path = request.uri().path();
-    let open = matches!(path, "/healthz" | "/readyz");
-    let scrapes = observe::is_scrape(path) && bears(&request, &hashes[1]);
-    if !open && !scrapes && !bears(&request, &hashes[0]) {
+async fn guard(request: Request, next: Next, tokens: Tokens) -> Response {
+    let open = matches!(request.uri().path(), "/healthz" | "/readyz");
+    if !open && !tokens.admit(&request) {
         let text = "a bearer token is needed: it is gateway-token in the scheduler's Secret";
         return (StatusCode::UNAUTHORIZED, Json(json!({ "error": text }))).into_response();
     }

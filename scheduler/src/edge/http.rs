@@ -4,7 +4,7 @@
 //! token; every body has a limit; errors are `{"error": …}` with the remedy.
 
 use crate::blobs::{BlobError, EVERYONE};
-use crate::edge::front::bears;
+use crate::edge::front::Tokens;
 use crate::edge::observe;
 use crate::leader::{Leader, SubmitError};
 use axum::body::{Body, Bytes as BodyBytes};
@@ -21,7 +21,6 @@ use nightshift_types::{Bytes, Milliseconds, NodeId, TrustTier};
 use nightshift_wire::token::JoinToken;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 use std::sync::Arc;
 
 /// Largest file that may be pushed.
@@ -33,8 +32,7 @@ const MAX_LINE: Bytes = Bytes::mebi(64);
 #[derive(Clone)]
 pub struct Gateway {
     pub(super) leader: Leader,
-    token_hash: [u8; 32],
-    scrape_hash: [u8; 32],
+    tokens: Tokens,
     agents: Arc<str>,
 }
 
@@ -51,9 +49,7 @@ pub(super) type Answer<T> = Result<T, Failure>;
 
 /// The whole HTTP surface. `token` opens `/v1`; `agents` is the address that agents dial.
 pub fn router(leader: Leader, token: &str, agents: &str) -> Router {
-    let token_hash = Sha256::digest(token.as_bytes()).into();
-    let scrape_hash = Sha256::digest(observe::scrape_token(token).as_bytes()).into();
-    let gateway = Gateway { leader, token_hash, scrape_hash, agents: agents.into() };
+    let gateway = Gateway { leader, tokens: Tokens::of(token), agents: agents.into() };
     let guarded = Router::new()
         .route("/v1/namespaces/{namespace}/blobs", post(push).layer(DefaultBodyLimit::disable()))
         .route("/v1/namespaces/{namespace}/jobs/{name}/results", get(results))
@@ -72,8 +68,7 @@ pub fn router(leader: Leader, token: &str, agents: &str) -> Router {
 }
 
 async fn authenticate(Shared(gateway): Shared<Gateway>, request: Request, next: Next) -> Response {
-    let scrapes = observe::is_scrape(request.uri().path()) && bears(&request, &gateway.scrape_hash);
-    if !scrapes && !bears(&request, &gateway.token_hash) {
+    if !gateway.tokens.admit(&request) {
         let text = "a bearer token is needed: it stands in gateway.json of the data folder";
         return Failure(StatusCode::UNAUTHORIZED, text.into()).into_response();
     }

@@ -117,7 +117,7 @@ impl Inner {
     }
 
     fn state_of(&self, id: &NodeId, now: Timestamp, lease: Milliseconds) -> NodeState {
-        let live = self.live.get(id).filter(|live| live.connected() && now.since(live.heard).0 <= lease.0);
+        let live = self.live.get(id).filter(|live| live.answers(now, lease));
         match live {
             None => NodeState::Lost,
             Some(_) if self.cordoned(id) => NodeState::Cordoned,

@@ -109,12 +109,8 @@ fn read_all(database: &impl ReadableDatabase, each: &mut crate::backup::Each<'_>
     let mut head = Head::default();
     for row in read.open_table(BATCHES)?.iter()? {
         let (key, value) = row?;
-        let wrong = |error: DecodeError| Failure::Journal(JournalError::decode(head.sequence + 1, error));
-        let (next, batch) = head.follow(value.value()).map_err(wrong)?;
-        if key.value() != next.sequence {
-            return Err(corrupt(key.value(), "the batch stands in another's place"));
-        }
-        head = next;
+        let batch;
+        (head, batch) = follow(head, key.value(), value.value())?;
         each(value.value(), &batch, head).map_err(Failure::Journal)?;
     }
     if head != end {
@@ -210,6 +206,13 @@ fn read_head(meta: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<H
     Ok(Head { sequence: head.sequence, hash })
 }
 
+/// The batch that stands at `key` and continues `head`, and the head it makes.
+fn follow(head: Head, key: u64, bytes: &[u8]) -> Result<(Head, Batch), Failure> {
+    let wrong = |error: DecodeError| Failure::Journal(JournalError::decode(head.sequence + 1, error));
+    let (next, batch) = head.follow(bytes).map_err(wrong)?;
+    if key == next.sequence { Ok((next, batch)) } else { Err(corrupt(key, "the batch stands in another's place")) }
+}
+
 /// Batches after `head`, up to a few MiB.
 fn read_page(database: &Database, mut head: Head) -> Result<(Head, Vec<(Batch, Head)>), Failure> {
     const PAGE: usize = 4 << 20;
@@ -217,13 +220,8 @@ fn read_page(database: &Database, mut head: Head) -> Result<(Head, Vec<(Batch, H
     let (mut batches, mut size) = (Vec::new(), 0);
     for row in table.range(head.sequence + 1..)? {
         let (key, value) = row?;
-        let expected = head.sequence + 1;
-        let wrong = |error: DecodeError| Failure::Journal(JournalError::decode(expected, error));
-        let (next, batch) = head.follow(value.value()).map_err(wrong)?;
-        if key.value() != next.sequence {
-            return Err(corrupt(key.value(), "the batch stands in another's place"));
-        }
-        head = next;
+        let batch;
+        (head, batch) = follow(head, key.value(), value.value())?;
         batches.push((batch, head));
         size += value.value().len();
         if size >= PAGE {

@@ -38,7 +38,7 @@ pub async fn stand_by(
                 Ok(journal) => return Ok(journal),
                 Err(error) => error,
             },
-            error = follow => error,
+            Err(error) = follow => error,
         };
         let since = *failing.get_or_insert_with(Instant::now);
         if !error.retryable() || since.elapsed() > GIVE_UP {
@@ -51,18 +51,6 @@ pub async fn stand_by(
 
 /// Ends only with an error.
 async fn follow(
-    options: &EtcdOptions,
-    folded: &mut Folded,
-    progress: &mut (dyn FnMut(&Folded) + Send),
-    failing: &mut Option<Instant>,
-) -> JournalError {
-    match follow_on(options, folded, progress, failing).await {
-        Ok(never) => match never {},
-        Err(error) => error,
-    }
-}
-
-async fn follow_on(
     options: &EtcdOptions,
     folded: &mut Folded,
     progress: &mut (dyn FnMut(&Folded) + Send),
