@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 /// Whether a failure counts against `backoffLimit` and slows the next attempt; the others are nobody's doing or the node's.
 pub fn counted(reason: FailureReason) -> bool {
-    use FailureReason::{Cancelled, NodeLost, OwnerActive, Refused};
-    !matches!(reason, NodeLost | OwnerActive | Refused | Cancelled)
+    use FailureReason::{Cancelled, NodeLost, OwnerActive, Preempted, Refused};
+    !matches!(reason, NodeLost | OwnerActive | Refused | Preempted | Cancelled)
 }
 
 impl State {

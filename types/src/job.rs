@@ -169,8 +169,12 @@ pub struct JobSpec {
     pub regions: Vec<String>,
     /// The TenantQueue that pays.
     pub queue: String,
+    /// Of two tasks of one queue the higher goes first; the PriorityClass's value.
+    pub priority: i32,
     /// Tasks running at once.
     pub parallelism: u32,
+    /// Tasks that must be able to start together before any does; 0 and 1: each starts when it can.
+    pub min_parallelism: u32,
     /// Counted failures before the job fails.
     pub backoff_limit: u32,
     /// Counted failures of one task before that task fails for good and the others go on; `None`: its failures count for
@@ -187,7 +191,7 @@ pub struct JobSpec {
 }
 
 impl JobSpec {
-    /// Parallelism below which nothing runs.
+    /// Number of its tasks: one an input.
     pub fn completions(&self) -> u32 {
         self.inputs.len() as u32
     }

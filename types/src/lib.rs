@@ -5,12 +5,14 @@
 //! * [`device`]: on what (`DeviceClass`, `Device`, `Measured`)
 //! * [`job`]: the domain form of an InferenceJob, as the controller admits it
 //! * [`model`]: the domain form of a ModelArtifact
+//! * [`queue`]: the domain form of a TenantQueue
 //! * [`reason`]: why an attempt failed, and whose fault that is
 
 pub mod device;
 pub mod ids;
 pub mod job;
 pub mod model;
+pub mod queue;
 pub mod reason;
 pub mod units;
 
@@ -18,5 +20,6 @@ pub use device::{Device, DeviceClass, Measured, Offer, TrustTier};
 pub use ids::{AccountId, AttemptId, CellId, Digest, Epoch, IdError, JobId, NodeId, TaskId, TokenId};
 pub use job::{InputRef, JobSpec, NodeSelector, Objective, Taint, TaintEffect, Toleration, TolerationOperator};
 pub use model::{Codec, CodecOptions, Dtype, ModelSpec, Port, Variant};
+pub use queue::{QueueTier, Quota, StopPolicy, TenantQueue};
 pub use reason::{FailureReason, Fault};
 pub use units::{Bytes, Milliseconds, PicoPoints, Timestamp, UnitError};

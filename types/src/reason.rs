@@ -65,6 +65,8 @@ reasons! {
     NodeLost => Node, true;
     /// The owner came back.
     OwnerActive => Nobody, true;
+    /// A task of higher priority took its place.
+    Preempted => Nobody, true;
     /// The job was cancelled.
     Cancelled => Nobody, false;
     /// Something in the agent broke; the message says what.
