@@ -97,5 +97,7 @@ fn request(job: &WaitingJob, task: &WaitingTask) -> Request {
         spec: Arc::clone(&job.spec),
         avoid: task.avoid.clone(),
         budget_left: job.spec.max_cost.map(|limit| limit - job.committed),
+        gang: 0,
+        overdue: false,
     }
 }

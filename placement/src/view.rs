@@ -181,4 +181,8 @@ pub struct Request {
     pub avoid: Vec<NodeId>,
     /// What is left of `maxCost` after every quote placed or settled so far; `None`: nothing is spent yet.
     pub budget_left: Option<PicoPoints>,
+    /// Gang start: at least this many of the job's requests in this plan are placed, or none of them. 0 and 1: each alone.
+    pub gang: u32,
+    /// It waited longer than the ageing bound: what it needs and cannot take yet is kept from the requests behind it.
+    pub overdue: bool,
 }

@@ -238,7 +238,7 @@ pub fn request(random: &mut Random, kind: Kind) -> Request {
         _ => {}
     }
     let task = TaskId { job: JobId::new("job").expect("a plain id"), index: 0 };
-    Request { task, spec: spec.into(), avoid: Vec::new(), budget_left: None }
+    Request { task, spec: spec.into(), avoid: Vec::new(), budget_left: None, gang: 0, overdue: false }
 }
 
 fn spec() -> JobSpec {

@@ -30,7 +30,7 @@ pub fn spec() -> JobSpec {
 
 pub fn request(job: &str, index: u32, spec: JobSpec) -> Request {
     let task = TaskId { job: JobId::new(job).unwrap(), index };
-    Request { task, spec: Arc::new(spec), avoid: Vec::new(), budget_left: None }
+    Request { task, spec: Arc::new(spec), avoid: Vec::new(), budget_left: None, gang: 0, overdue: false }
 }
 
 /// A vetted CPU node with one idle device of 16 Gi and 4 slots, at 0.20 points an hour.

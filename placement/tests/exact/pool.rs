@@ -126,7 +126,8 @@ pub fn request(random: &mut Random, nodes: &[NodeView]) -> Request {
     spec.inputs = vec![InputRef { digest: Digest([1; 32]), size: Bytes(random.of(&[0, 1_000, 5_000_000])) }];
     demand(random, &mut spec);
     let task = TaskId { job: JobId::new("job").unwrap(), index: 0 };
-    let mut request = Request { task, spec: spec.into(), avoid: Vec::new(), budget_left: None };
+    let mut request =
+        Request { task, spec: spec.into(), avoid: Vec::new(), budget_left: None, gang: 0, overdue: false };
     if !nodes.is_empty() {
         while random.percent(15) {
             request.avoid.push(nodes[random.below(nodes.len())].id.clone());
