@@ -11,6 +11,7 @@ use crate::metrics::Metrics;
 use crate::models::ModelRegistry;
 use crate::nodes::Nodes;
 use crate::scrape::Scrapes;
+use crate::tenants::Tenants;
 use nightshift_placement::WhyNot;
 use nightshift_state::{Command, Core, Effect, Folded, JobResult, Journal, JournalError, Rejection, State, TaskState};
 use nightshift_types::{AttemptId, CellId, Epoch, FailureReason, JobId, Milliseconds, NodeId, Timestamp};
@@ -68,6 +69,7 @@ struct Shared {
     timing: Timing,
     nodes: Nodes,
     models: ModelRegistry,
+    tenants: Tenants,
     blobs: BlobStore,
     metrics: Metrics,
     scrapes: Scrapes,
@@ -157,6 +159,7 @@ pub async fn start<J: Journal>(
         timing,
         nodes: Nodes::default(),
         models: ModelRegistry::default(),
+        tenants: Tenants::default(),
         blobs,
         metrics,
         scrapes: Scrapes::default(),
@@ -220,6 +223,10 @@ impl Leader {
     /// Verdicts on models.
     pub fn models(&self) -> &ModelRegistry {
         &self.shared.models
+    }
+    /// TenantQueues.
+    pub fn tenants(&self) -> &Tenants {
+        &self.shared.tenants
     }
     /// Blobs.
     pub fn blobs(&self) -> &BlobStore {

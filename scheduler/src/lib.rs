@@ -20,4 +20,5 @@ pub mod prove;
 pub mod role;
 pub mod run;
 pub mod scrape;
+pub mod tenants;
 pub mod uri;

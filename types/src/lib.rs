@@ -5,9 +5,10 @@
 //! * [`device`]: on what (`DeviceClass`, `Device`, `Measured`)
 //! * [`job`]: the domain form of an InferenceJob, as the controller admits it
 //! * [`model`]: the domain form of a ModelArtifact
-//! * [`queue`]: the domain form of a TenantQueue
+//! * [`queue`]: the domain form of a TenantQueue; [`budget`]: what it may spend
 //! * [`reason`]: why an attempt failed, and whose fault that is
 
+pub mod budget;
 pub mod device;
 pub mod ids;
 pub mod job;
@@ -16,6 +17,7 @@ pub mod queue;
 pub mod reason;
 pub mod units;
 
+pub use budget::{Budget, BudgetPeriod};
 pub use device::{Device, DeviceClass, Measured, Offer, TrustTier};
 pub use ids::{AccountId, AttemptId, CellId, Digest, Epoch, IdError, JobId, NodeId, TaskId, TokenId};
 pub use job::{InputRef, JobSpec, NodeSelector, Objective, Taint, TaintEffect, Toleration, TolerationOperator};
