@@ -132,6 +132,9 @@ scheduler delete inferencejobs.nightshift.dev tenant yes
 scheduler create inferencejobs.nightshift.dev tenant no
 scheduler patch modelartifacts.nightshift.dev tenant no
 scheduler delete computenodes.nightshift.dev tenant no
+scheduler create tenantqueues.nightshift.dev tenant yes
+scheduler patch tenantqueues.nightshift.dev tenant no
+scheduler watch priorityclasses.scheduling.k8s.io tenant yes
 scheduler get configmaps tenant yes
 scheduler list configmaps tenant no
 scheduler get secrets tenant no
@@ -148,6 +151,7 @@ editor create inferencejobs.nightshift.dev tenant yes
 editor get modelartifacts.nightshift.dev tenant yes
 editor create modelartifacts.nightshift.dev tenant no
 editor patch computenodes.nightshift.dev tenant no
+editor create tenantqueues.nightshift.dev tenant no
 RIGHTS
 }
 
@@ -167,7 +171,7 @@ pods_exist() { # COUNT: made by the controllers under the restricted pod securit
 
 leftovers() {
   local end=$((SECONDS + 60)) left want
-  want=$(printf '%s\n' customresourcedefinition.apiextensions.k8s.io/{computenodes,inferencejobs,modelartifacts}.nightshift.dev persistentvolumeclaim/nightshift-blobs)
+  want=$(printf '%s\n' customresourcedefinition.apiextensions.k8s.io/{computenodes,inferencejobs,modelartifacts,tenantqueues}.nightshift.dev persistentvolumeclaim/nightshift-blobs)
   until left=$(objects) && [ "$left" = "$want" ]; do
     [ "$SECONDS" -lt "$end" ] || { diff <(echo "$want") <(echo "$left"); return 1; }
     sleep 0.5

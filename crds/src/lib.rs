@@ -5,6 +5,7 @@
 //! * [`inference_job`]: one input or a batch, run to completion
 //! * [`model_artifact`]: what to run
 //! * [`compute_node`]: one machine, as its owner offers it
+//! * [`tenant_queue`]: who may spend what
 //! * [`common`]: words and amounts that several kinds share
 //! * [`schema`]: what Kubernetes wants of a schema and a derive cannot say
 //!
@@ -17,6 +18,7 @@ pub mod inference_job_status;
 pub mod model_artifact;
 pub mod model_tensor;
 pub mod schema;
+pub mod tenant_queue;
 
 pub use common::*;
 pub use compute_node::*;
@@ -24,6 +26,7 @@ pub use inference_job::*;
 pub use inference_job_status::*;
 pub use model_artifact::*;
 pub use model_tensor::*;
+pub use tenant_queue::*;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
@@ -54,7 +57,8 @@ pub const DEFAULT_QUEUE: &str = "default";
 
 /// Every CustomResourceDefinition of this version, ready to apply, in the order in which documentation names them.
 pub fn all() -> Vec<CustomResourceDefinition> {
-    [InferenceJob::crd(), ModelArtifact::crd(), ComputeNode::crd()].into_iter().map(schema::finish).collect()
+    let crds = [InferenceJob::crd(), ModelArtifact::crd(), ComputeNode::crd(), TenantQueue::crd()];
+    crds.into_iter().map(schema::finish).collect()
 }
 
 /// File name under `yaml/` of a CustomResourceDefinition, by the ecosystem's convention: `GROUP_PLURAL.yaml`.

@@ -48,6 +48,43 @@ pub fn conditions(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
+/// Kubernetes' label selector.
+pub fn label_selector(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "x-kubernetes-map-type": "atomic",
+        "properties": {
+            "matchLabels": {
+                "type": "object",
+                "additionalProperties": {"type": "string", "maxLength": 63},
+                "maxProperties": 32,
+                "description": "Labels that must have these values, all of them.",
+            },
+            "matchExpressions": {
+                "type": "array",
+                "maxItems": 16,
+                "x-kubernetes-list-type": "atomic",
+                "description": "Conditions on labels that must all hold.",
+                "items": {
+                    "type": "object",
+                    "required": ["key", "operator"],
+                    "properties": {
+                        "key": {"type": "string", "minLength": 1, "maxLength": 317, "description": "Key of the label."},
+                        "operator": {"type": "string", "enum": ["In", "NotIn", "Exists", "DoesNotExist"], "description": "In, NotIn: the label's value is, or is not, one of values. Exists, DoesNotExist: the label is there, or not."},
+                        "values": {"type": "array", "maxItems": 64, "x-kubernetes-list-type": "atomic", "items": {"type": "string", "maxLength": 63}, "description": "Values for In and NotIn."},
+                    },
+                    "x-kubernetes-validations": [
+                        {"rule": "!(self.operator in ['In', 'NotIn']) || has(self.values) && size(self.values) > 0",
+                         "message": "a selector with operator In or NotIn needs values: add some"},
+                        {"rule": "!(self.operator in ['Exists', 'DoesNotExist']) || !has(self.values) || size(self.values) == 0",
+                         "message": "a selector with operator Exists or DoesNotExist has no values: remove them"},
+                    ],
+                },
+            },
+        },
+    })
+}
+
 /// Kubernetes' tolerations.
 pub fn tolerations(_: &mut SchemaGenerator) -> Schema {
     json_schema!({

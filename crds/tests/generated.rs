@@ -34,12 +34,15 @@ fn names_columns_and_subresources_are_the_apis() {
     assert_eq!(columns(0), [plain("State Model Done Cost Node Age"), wide("Reason Queue Started Finished")].concat());
     assert_eq!(columns(1), [plain("Format Ready Reason Cached Loaded Age"), wide("License Digest")].concat());
     assert_eq!(columns(2), plain("Class Memory Price Ready Available Reputation Earned Age"));
+    let (few, more) = ("Weight Tier Pending Running Share Spent Active Age", "Stop Reserved Balance Budget Left");
+    assert_eq!(columns(3), [plain(few), wide(more)].concat());
 
-    for (crd, short) in all().iter().zip(["ij", "ma", "cnode"]) {
+    for (crd, short) in all().iter().zip(["ij", "ma", "cnode", "tq"]) {
         assert_eq!(crd.spec.names.short_names.as_deref(), Some(&[short.to_string()][..]));
         assert!(crd.spec.names.categories.as_ref().unwrap().contains(&"nightshift".to_string()));
-        assert_eq!(crd.spec.names.categories.as_ref().unwrap().contains(&"all".to_string()), short != "cnode");
-        assert_eq!(crd.spec.scope, if short == "cnode" { "Cluster" } else { "Namespaced" });
+        let operators = matches!(short, "cnode" | "tq");
+        assert_eq!(crd.spec.names.categories.as_ref().unwrap().contains(&"all".to_string()), !operators);
+        assert_eq!(crd.spec.scope, if operators { "Cluster" } else { "Namespaced" });
         assert!(crd.spec.versions[0].subresources.as_ref().unwrap().status.is_some());
     }
 }
@@ -78,6 +81,7 @@ const KNOWN: &[&str] = &[
     "x-kubernetes-int-or-string",
     "x-kubernetes-list-map-keys",
     "x-kubernetes-list-type",
+    "x-kubernetes-map-type",
     "x-kubernetes-validations",
 ];
 

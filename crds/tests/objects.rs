@@ -2,7 +2,7 @@
 
 use nightshift_crds::{
     Codec, ComputeNode, FailureAction, FailurePolicy, InferenceInput, InferenceJob, InferenceJobSpec, ModelArtifact,
-    PointsString, all,
+    PointsString, TenantQueue, all,
 };
 use nightshift_types::{FailureReason, PicoPoints};
 use serde::Deserialize;
@@ -32,6 +32,7 @@ fn examples_round_trip() {
     let job: InferenceJob = round_trip("examples/job.yaml");
     assert_eq!(job.spec.max_cost.unwrap().pico().unwrap(), "0.01".parse::<PicoPoints>().unwrap());
     round_trip::<ComputeNode>("examples/node.yaml");
+    round_trip::<TenantQueue>("examples/queue.yaml");
     let model: ModelArtifact = round_trip("examples/silero-vad.yaml");
     let options = model.spec.outputs[0].codec_options();
     assert_eq!(model.spec.outputs[0].codec, Codec::Segments);
@@ -49,6 +50,9 @@ fn defaults_are_the_schemas() {
 
     let node = kube_cel::apply_defaults(&schema("ComputeNode"), &json!({"spec": {}}));
     assert_eq!(serde_json::to_value(nightshift_crds::ComputeNodeSpec::default()).unwrap(), node["spec"]);
+
+    let queue = kube_cel::apply_defaults(&schema("TenantQueue"), &json!({"spec": {}}));
+    assert_eq!(serde_json::to_value(nightshift_crds::TenantQueueSpec::default()).unwrap(), queue["spec"]);
 }
 
 #[test]
@@ -126,7 +130,7 @@ struct Case {
 #[test]
 fn rules_say_what_the_cases_want() {
     let mut wrong = Vec::new();
-    for kind in ["InferenceJob", "ModelArtifact", "ComputeNode"] {
+    for kind in ["InferenceJob", "ModelArtifact", "ComputeNode", "TenantQueue"] {
         let schema = schema(kind);
         let cases: Vec<Case> = serde_yaml::from_str(&file(&format!("cases/{}.yaml", kind.to_lowercase()))).unwrap();
         for case in cases {
