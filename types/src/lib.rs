@@ -22,6 +22,6 @@ pub use device::{Device, DeviceClass, Measured, Offer, TrustTier};
 pub use ids::{AccountId, AttemptId, CellId, Digest, Epoch, IdError, JobId, NodeId, TaskId, TokenId};
 pub use job::{InputRef, JobSpec, NodeSelector, Objective, Taint, TaintEffect, Toleration, TolerationOperator};
 pub use model::{Codec, CodecOptions, Dtype, ModelSpec, Port, Variant};
-pub use queue::{QueueTier, Quota, StopPolicy, TenantQueue};
+pub use queue::{QueueTier, Quota, StopPolicy, TenantQueue, Usage, decayed};
 pub use reason::{FailureReason, Fault};
 pub use units::{Bytes, Milliseconds, PicoPoints, Timestamp, UnitError};

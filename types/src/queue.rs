@@ -1,6 +1,6 @@
 //! Who may spend what: the domain form of a TenantQueue.
 
-use crate::units::{Bytes, PicoPoints};
+use crate::units::{Bytes, Milliseconds, PicoPoints, Timestamp};
 use std::fmt;
 use std::str::FromStr;
 
@@ -92,9 +92,86 @@ impl Default for TenantQueue {
     }
 }
 
+/// What a queue used counts half after this long: ten minutes, long beside a task and short beside a working day.
+pub const USAGE_HALF_LIFE: Milliseconds = Milliseconds(600_000);
+/// Usage shrinks once a second, by the 866th part of it, rounded up: by half in 599.9 s.
+const DECAY_STEP_MS: u64 = 1_000;
+const DECAY_PART: u64 = 866;
+
+/// What is left of `usage` after `elapsed`: exponential decay with a half-life of [`USAGE_HALF_LIFE`], in whole seconds.
+/// Integers alone, so that it is the same everywhere; everything is gone after at most 40,000 s.
+pub fn decayed(usage: u64, elapsed: Milliseconds) -> u64 {
+    let mut left = usage;
+    for _ in 0..elapsed.0 / DECAY_STEP_MS {
+        if left == 0 {
+            break;
+        }
+        left -= left.div_ceil(DECAY_PART);
+    }
+    left
+}
+
+/// Work a queue had placed, in milliseconds of reference time, older work counting less. It is the same whenever and
+/// however often it is read between two additions: the seconds of the leader's clock are what it decays by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    amount: u64,
+    as_of: Timestamp,
+}
+
+impl Usage {
+    /// What counts of it at `now`, milliseconds; a `now` before the last addition counts as that.
+    pub fn at(self, now: Timestamp) -> u64 {
+        let step = |moment: Timestamp| Timestamp(moment.0 - moment.0 % DECAY_STEP_MS);
+        decayed(self.amount, step(now).since(step(self.as_of)))
+    }
+
+    /// A task was placed: its reference time, at least a millisecond.
+    pub fn add(&mut self, reference: Milliseconds, now: Timestamp) {
+        self.amount = self.at(now).saturating_add(reference.0.max(1));
+        self.as_of = self.as_of.max(now);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn half_is_left_after_a_half_life() {
+        let left = decayed(1_000_000_000, USAGE_HALF_LIFE);
+        assert!((499_000_000..=500_000_000).contains(&left), "{left}");
+        assert_eq!(decayed(u64::MAX, Milliseconds(40_000_000)), 0);
+        assert_eq!(decayed(7, Milliseconds(999)), 7);
+        assert_eq!(decayed(7, Milliseconds(3_000)), 4);
+    }
+
+    proptest! {
+        /// Usage is a fact of the clock, not of who looked at it when.
+        #[test]
+        fn looking_does_not_change_usage(
+            additions in prop::collection::vec((0u64..5_000, 0u64..100_000), 1..20), later in 0u64..2_000_000,
+        ) {
+            let (mut once, mut often, mut now) = (Usage::default(), Usage::default(), Timestamp(12_345));
+            for (gap, reference) in additions {
+                let between = Timestamp(now.0 + gap / 2);
+                often = Usage { amount: often.at(between), as_of: between };
+                now = Timestamp(now.0 + gap);
+                once.add(Milliseconds(reference), now);
+                often.add(Milliseconds(reference), now);
+            }
+            let end = Timestamp(now.0 + later);
+            prop_assert_eq!(once.at(end), often.at(end));
+            prop_assert!(once.at(Timestamp(end.0 + 1_000)) < once.at(end).max(1));
+        }
+
+        #[test]
+        fn more_usage_stays_more(a: u64, more: u64, elapsed in 0u64..3_000_000) {
+            let b = a.saturating_add(more);
+            prop_assert!(decayed(a, Milliseconds(elapsed)) <= decayed(b, Milliseconds(elapsed)));
+        }
+    }
 
     #[test]
     fn words_round_trip() {
