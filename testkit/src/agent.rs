@@ -121,8 +121,8 @@ impl SimulatedAgent {
 /// An open session.
 #[derive(Debug)]
 pub struct SimulatedSession {
-    up: mpsc::Sender<AgentMessage>,
-    down: Streaming<SchedulerMessage>,
+    pub(crate) up: mpsc::Sender<AgentMessage>,
+    pub(crate) down: Streaming<SchedulerMessage>,
     client: AgentClient<Channel>,
     epoch: Option<proto::Epoch>,
 }

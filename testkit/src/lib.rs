@@ -3,6 +3,7 @@
 //! Nothing here is a mock of our own code: the agent's frames pass the same edge as a real one's.
 
 pub mod agent;
+pub mod crowd;
 pub mod etcd;
 pub mod kube;
 

@@ -91,16 +91,34 @@ impl Plane {
         SimulatedAgent::join(self.agents, self.leader.ca().certificate_pem(), &token, name).await.unwrap()
     }
 
+    /// The `number`-th of many machines, with an owner of its own.
+    pub async fn join_numbered(&self, number: u64) -> SimulatedAgent {
+        self.join(&format!("machine-{number:04}")).await
+    }
+
     pub fn jobs(&self) -> Api<InferenceJob> {
         Api::namespaced(self.client.clone(), "default")
     }
 
-    /// Applies the model and waits until it is ready.
+    /// Applies the model `m` and waits until it is ready.
     pub async fn apply_model(&self) {
+        self.apply(&model("m", MODEL)).await;
+    }
+
+    /// A model of so much work an item.
+    pub async fn apply_model_of(&self, name: &str, gigaflops: u32) {
+        let mut model = model(name, MODEL);
+        let work = serde_json::from_value(json!({ "gigaflopsPerItem": gigaflops.to_string() })).unwrap();
+        model.spec.work = Some(work);
+        self.apply(&model).await;
+    }
+
+    async fn apply(&self, model: &ModelArtifact) {
         let models: Api<ModelArtifact> = Api::namespaced(self.client.clone(), "default");
-        models.create(&PostParams::default(), &model("m", MODEL)).await.unwrap();
+        let name = model.metadata.name.clone().unwrap();
+        models.create(&PostParams::default(), model).await.unwrap();
         until("the model is ready", || async {
-            let model = models.get("m").await.unwrap();
+            let model = models.get(&name).await.unwrap();
             let conditions = model.status.map(|status| status.conditions).unwrap_or_default();
             conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True").then_some(())
         })
