@@ -2,17 +2,21 @@
 //! Invariant: integers only, and no step overflows; more load, more bytes or a slower machine never make a prediction
 //! shorter.
 //!
-//! Model, version 2; every part in nanoseconds. Rates are kept as what a unit of work costs ([`Rates`]), so that a
+//! Model, version 3; every part in nanoseconds. Rates are kept as what a unit of work costs ([`Rates`]), so that a
 //! prediction is three products and a sum: that is what lets an index bound it for many nodes at once.
 //!
 //! ```text
-//! round trip   measured, control plane ↔ agent
+//! round trip   measured, control plane ↔ agent; and what handling takes beyond it
 //! wait         queued_ms ÷ slots: work already promised to the device
 //! transfer     KiB × Rates::link: the input, and the model if the node has it neither in memory nor on disk
 //! load         KiB × Rates::load: the model, if the device has it not resident
-//! service      reference time × Rates::slowness, at least 1 ms
-//! p95          one and a half times the sum
+//! service      reference time × correction of the model × Rates::slowness, at least 1 ms
+//! p95          the sum × percentile of the model
 //! ```
+//!
+//! Corrections and percentiles come from runs that were observed ([`crate::estimate`]). A correction of the device is in
+//! [`Rates::slowness`], those of a node's link, disk and handling in its view, those of a model in [`Work`]. What a task
+//! costs follows from its reference time as it stands: no correction changes a price.
 //!
 //! Costs, and round trip and wait together, count with 24 significant bits, rounded up ([`round24`]): an index can hold
 //! them as 32 bit floats, exactly, and one part in 16 million decides nothing.
@@ -21,14 +25,13 @@
 //! bounds a prediction stops growing: 512 GiB of input or of model, 19 hours of reference time, 245 KB/s on the slow end
 //! of a link, 49 days of round trip and of queue.
 
+use crate::estimate::Percentile;
 use crate::filter::Ask;
 use crate::view::{DeviceView, NodeView};
 use nightshift_types::{Bytes, Milliseconds};
 
 /// Single precision speed of the machine that reference times are told for, GFLOP/s: a few cores of a desktop.
 pub const REFERENCE_GIGAFLOPS: u64 = 100;
-/// The 95th percentile in percent of the expected time, until each node's own spread is measured.
-pub const P95_PERCENT: u64 = 150;
 /// Link assumed where none is measured: 1 Gbit/s, bytes a second.
 pub const ASSUMED_LINK_BANDWIDTH: u64 = 125_000_000;
 /// Reading of model files assumed where it is not measured, bytes a second.
@@ -43,6 +46,8 @@ const COST_MOST: u64 = (u32::MAX - 255) as u64;
 const KIB_MOST: u64 = 1 << 29;
 const REFERENCE_MICROS_MOST: u64 = 1 << 36;
 const MS_MOST: u64 = u32::MAX as u64;
+/// So that the product with a reference time has 64 bits.
+const SLOWNESS_MOST: u64 = 1 << 27;
 
 /// What a unit of work costs on a device: the measurements, turned over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -51,7 +56,7 @@ pub struct Rates {
     pub link: u32,
     /// Nanoseconds a MiB from disk into the device, rounded up.
     pub load: u32,
-    /// Nanoseconds of computing a microsecond of reference time, in 1,024ths, rounded up.
+    /// Nanoseconds of computing a microsecond of reference time, in 1,024ths, rounded up; corrected.
     pub slowness: u32,
 }
 
@@ -60,10 +65,11 @@ impl Rates {
     pub fn new(node: &NodeView, device: &DeviceView) -> Self {
         let known = |rate: u64, assumed: u64| if rate > 0 { rate } else { assumed };
         let measured = known(device.gigaflops.unwrap_or(node.measured.gigaflops), REFERENCE_GIGAFLOPS);
+        let slowness = ((REFERENCE_GIGAFLOPS * 1_000) << SHIFT).div_ceil(measured);
         Self {
             link: per_mebi(known(node.link_bandwidth.unwrap_or(0), ASSUMED_LINK_BANDWIDTH)),
             load: per_mebi(known(node.measured.load_bandwidth, ASSUMED_LOAD_BANDWIDTH)),
-            slowness: round24(((REFERENCE_GIGAFLOPS * 1_000) << SHIFT).div_ceil(measured)) as u32,
+            slowness: round24(device.correction.apply(slowness).min(SLOWNESS_MOST)) as u32,
         }
     }
 }
@@ -97,15 +103,20 @@ pub struct Work {
     input: u64,
     model: u64,
     reference: u64,
+    corrected: u64,
+    percentile: Percentile,
 }
 
 impl Work {
-    /// Of a task: its input's and its model's bytes, its reference time.
+    /// Of a task: its input's and its model's bytes, its reference time, and what is known of its model.
     pub fn new(ask: &Ask<'_>) -> Self {
+        let reference = reference_micros(ask.spec.reference);
         Self {
             input: kibi(ask.input),
             model: kibi(ask.spec.model_size),
-            reference: reference_micros(ask.spec.reference),
+            reference,
+            corrected: ask.estimate.service.apply(reference).min(REFERENCE_MICROS_MOST),
+            percentile: ask.estimate.p95,
         }
     }
 
@@ -139,18 +150,28 @@ impl Work {
 
     /// Computing time, nanoseconds.
     pub fn service(&self, rates: Rates) -> u64 {
-        ((self.reference * u64::from(rates.slowness)) >> SHIFT).max(LEAST_SERVICE_NANOS)
+        ((self.corrected * u64::from(rates.slowness)) >> SHIFT).max(LEAST_SERVICE_NANOS)
     }
 
-    /// Reference time in microseconds, at most 19 hours.
+    /// Reference time in microseconds, at most 19 hours: what prices are made of.
     pub fn reference_micros(&self) -> u64 {
         self.reference
+    }
+
+    /// The same with the model's correction, as long at most: what times are made of.
+    pub fn corrected_micros(&self) -> u64 {
+        self.corrected
+    }
+
+    /// The 95th percentile of its runs as a factor of the expected time.
+    pub fn percentile(&self) -> Percentile {
+        self.percentile
     }
 
     /// Every part, on a device that answers after `round_trip` and is busy for `wait` nanoseconds.
     pub fn predict(&self, round_trip: u64, wait: u64, rates: Rates, model: Model) -> Prediction {
         let (transfer, load) = (self.transfer(rates, model), self.load(rates, model));
-        Prediction { round_trip, wait, transfer, load, service: self.service(rates) }
+        Prediction { round_trip, wait, transfer, load, service: self.service(rates), percentile: self.percentile }
     }
 }
 
@@ -175,36 +196,25 @@ pub struct Prediction {
     pub load: u64,
     /// Computing.
     pub service: u64,
+    /// Its 95th percentile as a factor of the whole.
+    pub percentile: Percentile,
 }
 
 impl Prediction {
-    /// Expected time from dispatch to result, nanoseconds; below 2^57.
+    /// Expected time from dispatch to result, nanoseconds; below 2^55.
     pub fn expected(&self) -> u64 {
         round24(self.round_trip + self.wait) + self.transfer + self.load + self.service
     }
 
     /// Its 95th percentile, nanoseconds.
     pub fn p95(&self) -> u64 {
-        p95(self.expected())
+        self.percentile.of_expected(self.expected())
     }
 
     /// The same on a device with nothing to do before.
     pub fn idle(self) -> Self {
         Self { wait: 0, ..self }
     }
-}
-
-/// 95th percentile of a run that should take `expected`, rounded down; a longer one is never sooner, and never as soon.
-pub fn p95(expected: u64) -> u64 {
-    expected * (P95_PERCENT / 10) / 10
-}
-
-/// The longest expected time whose 95th percentile is within `limit`.
-pub fn expected_within(limit: Milliseconds) -> u64 {
-    let nanos = u128::from(limit.0) * 1_000_000;
-    // p95 ≤ nanos ⟺ ⌊15 × expected ÷ 10⌋ ≤ nanos ⟺ 15 × expected < 10 × (nanos + 1).
-    let factor = u128::from(P95_PERCENT / 10);
-    u64::try_from(((nanos + 1) * 10 - 1) / factor).unwrap_or(u64::MAX)
 }
 
 /// What `ask` on `device` of `node` should take.

@@ -9,6 +9,7 @@
 //! * [`queue`]: waiting jobs → the next tasks, in an order that can be explained
 //! * [`mod@filter`]: a node and a task → the devices that fit, or the first [`Reason`] why none does
 //! * [`latency`]: what a task's run on a device should take
+//! * [`mod@estimate`]: what runs took → corrections of what the next should take
 //! * [`mod@index`]: many nodes, kept up to date → the same best device, without a look at each
 //! * [`score`]: a device that fits → an ordered [`Score`]
 //! * [`mod@plan`]: a snapshot and tasks → a [`Plan`], by looking at every node
@@ -19,6 +20,7 @@
 //! dependency beyond the standard library, `thiserror` and `nightshift-types`: so the simulator, the tests and
 //! production run the same code, and a plan can be replayed.
 
+pub mod estimate;
 pub mod filter;
 pub mod index;
 pub mod latency;
@@ -29,6 +31,7 @@ pub mod score;
 pub mod view;
 pub mod why;
 
+pub use estimate::{Correction, Estimator, ModelEstimate, Percentile};
 pub use filter::{Ask, DeviceSet, Feasible, Reason, ReasonKind, filter};
 pub use index::{Cursor, Found, Index, IndexError, Place};
 pub use latency::Prediction;

@@ -1,6 +1,7 @@
 //! In: what the control plane knows of nodes and of one task → out: the plain values that every decision reads.
 //! Invariant: a snapshot's nodes stand in the order of their ids, each once; nothing here is changed by a decision.
 
+use crate::estimate::{Correction, ModelEstimate};
 use nightshift_types::{
     Bytes, DeviceClass, Digest, JobSpec, Measured, Milliseconds, NodeId, PicoPoints, Taint, TaskId, Timestamp,
     TrustTier,
@@ -166,6 +167,8 @@ pub struct DeviceView {
     pub queued_ms: u64,
     /// The device's own speed, GFLOP/s, where it was measured apart from its node's.
     pub gigaflops: Option<u64>,
+    /// Of what its measured speed makes of a task's computing time: from runs that were observed.
+    pub correction: Correction,
     /// Models resident in its memory.
     pub warm: Vec<Digest>,
 }
@@ -185,4 +188,6 @@ pub struct Request {
     pub gang: u32,
     /// It waited longer than the ageing bound: what it needs and cannot take yet is kept from the requests behind it.
     pub overdue: bool,
+    /// What is known of its model from runs that were observed.
+    pub estimate: ModelEstimate,
 }

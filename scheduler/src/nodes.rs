@@ -6,7 +6,7 @@
 pub mod census;
 
 use nightshift_crds::{DECLARED_LABEL_PREFIX, LABEL_DEVICE_CLASS, LABEL_REGION};
-use nightshift_placement::{DeviceView, NodeView, Pool, Snapshot, Unavailable};
+use nightshift_placement::{Correction, DeviceView, NodeView, Pool, Snapshot, Unavailable};
 use nightshift_state::State;
 use nightshift_types::{Bytes, Device, Digest, Measured, Milliseconds, NodeId, Offer, Taint, Timestamp, TrustTier};
 use nightshift_wire::proto::{self, SchedulerMessage};
@@ -351,6 +351,7 @@ fn device_view(id: &NodeId, device: &Device, live: &LiveNode, state: &State) -> 
         slots: device.attributes.get("slots").and_then(|text| text.parse().ok()).unwrap_or(DEFAULT_SLOTS),
         queued_ms: queued.sum(),
         gigaflops: None,
+        correction: Correction::NONE,
         warm: loaded.map(|(digest, _)| *digest).collect(),
     }
 }

@@ -3,7 +3,7 @@
 //! region, links from 10 Mbit/s to 10 Gbit/s, models by Zipf's law.
 
 use crate::common::{Random, plain_spec};
-use nightshift_placement::{DeviceView, NodeView, Request, Unavailable};
+use nightshift_placement::{Correction, DeviceView, ModelEstimate, NodeView, Request, Unavailable};
 use nightshift_types::{
     Bytes, DeviceClass, Digest, InputRef, JobId, JobSpec, Measured, Milliseconds, NodeId, Objective, PicoPoints, Taint,
     TaintEffect, TaskId, TrustTier,
@@ -192,6 +192,7 @@ fn device(random: &mut Random, kind: Kind, class: DeviceClass, memory: u64) -> D
         slots,
         queued_ms: (f64::from(running) * random.lognormal(800.0, 1.0)) as u64,
         gigaflops: None,
+        correction: Correction::NONE,
         warm,
     }
 }
@@ -238,7 +239,15 @@ pub fn request(random: &mut Random, kind: Kind) -> Request {
         _ => {}
     }
     let task = TaskId { job: JobId::new("job").expect("a plain id"), index: 0 };
-    Request { task, spec: spec.into(), avoid: Vec::new(), budget_left: None, gang: 0, overdue: false }
+    Request {
+        task,
+        spec: spec.into(),
+        avoid: Vec::new(),
+        budget_left: None,
+        gang: 0,
+        overdue: false,
+        estimate: ModelEstimate::default(),
+    }
 }
 
 fn spec() -> JobSpec {

@@ -3,7 +3,7 @@
 //! their error is decided by the integers.
 
 use crate::population::{MODELS, REGIONS, digest};
-use nightshift_placement::latency::{LEAST_SERVICE_NANOS, Model, Rates, Work, expected_within, p95, round24};
+use nightshift_placement::latency::{LEAST_SERVICE_NANOS, Model, Rates, Work, round24};
 use nightshift_placement::score::{Goal, asks, size};
 use nightshift_placement::{Ask, NodeView, Weights};
 use nightshift_types::{NodeId, TaintEffect, TrustTier};
@@ -246,7 +246,7 @@ impl Scan {
             && facts & query.classes != 0
             && facts & query.regions != 0;
         if fits {
-            let (first, second) = query.goal.weigh(round24(exact.ask), p95(expected));
+            let (first, second) = query.goal.weigh(round24(exact.ask), query.work.percentile().of_expected(expected));
             let key = Key { soft: facts & TEAM_SOFT != 0, first, second, size: exact.size, node: node as u32 };
             if best.is_none_or(|best| key < best) {
                 *best = Some(key);
@@ -271,7 +271,9 @@ impl Query {
         Self {
             need: spec.memory.0,
             most_ask: spec.max_price_per_hour.map_or(u64::MAX, asks),
-            most_expected: spec.max_latency.map_or(u64::MAX, expected_within),
+            most_expected: spec
+                .max_latency
+                .map_or(u64::MAX, |limit| work.percentile().within(u128::from(limit.0) * 1_000_000)),
             all,
             none: TEAM_HARD,
             classes: if classes == 0 { 7 } else { classes },
@@ -281,9 +283,9 @@ impl Query {
             factors: [
                 kib(ask.input.0) + kib(spec.model_size.0),
                 kib(spec.model_size.0),
-                work.reference_micros() as f32,
+                work.corrected_micros() as f32,
                 by(1, 0),
-                by(0, 1) * 1.5,
+                by(0, 1) * (work.percentile().parts() as f32 / 256.0),
                 kib(ask.input.0),
             ],
             column: model / 32,

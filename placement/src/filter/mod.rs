@@ -15,6 +15,7 @@ mod time;
 pub use reason::{Class, Reason, ReasonKind};
 pub(crate) use rules::{untolerated_hard, untolerated_soft};
 
+use crate::estimate::ModelEstimate;
 use crate::view::{DeviceView, MAX_DEVICES, NodeView, Request};
 use nightshift_types::{Bytes, JobSpec, NodeId, PicoPoints};
 
@@ -29,6 +30,8 @@ pub struct Ask<'a> {
     pub avoid: &'a [NodeId],
     /// What this task may cost at most; `None`: anything.
     pub budget: Option<PicoPoints>,
+    /// What is known of its model.
+    pub estimate: ModelEstimate,
 }
 
 impl<'a> Ask<'a> {
@@ -37,7 +40,7 @@ impl<'a> Ask<'a> {
         let spec = &*request.spec;
         let input = spec.inputs.get(request.task.index as usize).map_or(Bytes(0), |input| input.size);
         let budget = request.budget_left.or(spec.max_cost).map(|left| (left - spent).max(PicoPoints::ZERO));
-        Self { spec, input, avoid: &request.avoid, budget }
+        Self { spec, input, avoid: &request.avoid, budget, estimate: request.estimate }
     }
 }
 

@@ -2,12 +2,12 @@
 //! Invariant: too slow when idle and too busy now exclude each other; only the second is cured by waiting.
 
 use super::{Ask, Reason};
-use crate::latency::{expected_within, predict};
+use crate::latency::predict;
 use crate::view::{DeviceView, NodeView};
 
 pub(super) fn latency(node: &NodeView, device: &DeviceView, ask: &Ask<'_>) -> Option<Reason> {
     let limit = ask.spec.max_latency?;
-    let allowed = expected_within(limit);
+    let allowed = ask.estimate.p95.within(u128::from(limit.0) * 1_000_000);
     let prediction = predict(node, device, ask);
     let p95 = millis(prediction.p95());
     if prediction.idle().expected() > allowed {

@@ -12,7 +12,7 @@ use super::tags::Tags;
 use super::tree::{Block, FAN};
 use super::{Index, Place};
 use crate::filter::Ask;
-use crate::latency::{Model, Prediction, Work, expected_within, p95, round_trip_nanos, round24, wait_nanos};
+use crate::latency::{Model, Prediction, Work, round_trip_nanos, round24, wait_nanos};
 use crate::score::{Goal, MOST_ASK, Weights, asks};
 use nightshift_types::{Milliseconds, NodeId, PicoPoints, TaintEffect};
 use std::cmp::Ordering;
@@ -179,7 +179,9 @@ impl<'q> Query<'q> {
             need: round24(spec.memory.0) as f32,
             most_ask: round24(exact_ask.min(asks(MOST_ASK))) as f32,
             exact_ask,
-            most_expected: spec.max_latency.map_or(u64::MAX, expected_within),
+            most_expected: spec
+                .max_latency
+                .map_or(u64::MAX, |limit| work.percentile().within(u128::from(limit.0) * 1_000_000)),
             classes: if classes == 0 { CLASSES } else { classes },
             tier: tier_bit(spec.min_trust_tier),
             region_bits: if regions.is_empty() {
@@ -292,7 +294,7 @@ impl<'q> Query<'q> {
         if expected > self.most_expected {
             return None;
         }
-        let (first, second) = self.goal.weigh(row.ask as u64, p95(expected));
+        let (first, second) = self.goal.weigh(row.ask as u64, self.work.percentile().of_expected(expected));
         let soft_taints = if row.facts & self.untainted != 0 { 0 } else { self.least_soft };
         Some(Key { soft_taints, first, second, size: row.size })
     }

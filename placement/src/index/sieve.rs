@@ -48,9 +48,9 @@ impl Sieve {
             sent: absent.0 as f32 / 1024.0,
             input: cached.0 as f32 / 1024.0,
             model: cached.1 as f32 / 1024.0,
-            reference: query.work.reference_micros() as f32 / 1024.0,
+            reference: query.work.corrected_micros() as f32 / 1024.0,
             by_ask: by_ask as f32,
-            by_time: by_time as f32 * 1.5,
+            by_time: by_time as f32 * (query.work.percentile().parts() as f32 / 256.0),
         }
     }
 

@@ -10,6 +10,7 @@
 //! So a batch of thousands delays another tenant's single task by one task, not by thousands, and a task that fits
 //! nowhere costs its own queue one turn.
 
+use crate::estimate::ModelEstimate;
 use crate::view::Request;
 use nightshift_types::{JobId, JobSpec, NodeId, PicoPoints, TaskId, Timestamp};
 use std::collections::{BTreeMap, VecDeque};
@@ -99,5 +100,6 @@ fn request(job: &WaitingJob, task: &WaitingTask) -> Request {
         budget_left: job.spec.max_cost.map(|limit| limit - job.committed),
         gang: 0,
         overdue: false,
+        estimate: ModelEstimate::default(),
     }
 }

@@ -1,7 +1,7 @@
 //! Nodes and jobs that fit each other; a test changes what it is about.
 
 use crate::common::plain_spec;
-use nightshift_placement::{DeviceView, NodeView, Request, Snapshot};
+use nightshift_placement::{DeviceView, ModelEstimate, NodeView, Request, Snapshot};
 use nightshift_types::{
     Bytes, DeviceClass, Digest, InputRef, JobId, JobSpec, Measured, Milliseconds, NodeId, Objective, PicoPoints, Taint,
     TaintEffect, TaskId, Timestamp, TrustTier,
@@ -30,7 +30,15 @@ pub fn spec() -> JobSpec {
 
 pub fn request(job: &str, index: u32, spec: JobSpec) -> Request {
     let task = TaskId { job: JobId::new(job).unwrap(), index };
-    Request { task, spec: Arc::new(spec), avoid: Vec::new(), budget_left: None, gang: 0, overdue: false }
+    Request {
+        task,
+        spec: Arc::new(spec),
+        avoid: Vec::new(),
+        budget_left: None,
+        gang: 0,
+        overdue: false,
+        estimate: ModelEstimate::default(),
+    }
 }
 
 /// A vetted CPU node with one idle device of 16 Gi and 4 slots, at 0.20 points an hour.

@@ -1,7 +1,7 @@
 //! A second opinion, written from the documentation alone: it shares no filter, score or latency code with the crate.
 //! Slow and plain: every pair of node and device, wide integers, tuples.
 
-use nightshift_placement::{DeviceView, NodeView, Request, Snapshot};
+use nightshift_placement::{Correction, DeviceView, NodeView, Request, Snapshot};
 use nightshift_types::{Objective, TaintEffect, Toleration, TolerationOperator};
 use std::collections::HashMap;
 
@@ -125,13 +125,20 @@ fn bits24(mut amount: u128) -> u128 {
     amount << shift
 }
 
+/// What runs made of a time; rounded up.
+fn corrected(time: u128, correction: Correction) -> u128 {
+    (time * u128::from(correction.parts())).div_ceil(65_536)
+}
+
 /// Nanoseconds of computing.
 fn service(node: &NodeView, device: &DeviceView, request: &Request) -> u128 {
     let measured = device.gigaflops.unwrap_or(node.measured.gigaflops);
     let speed = if measured == 0 { 100 } else { u128::from(measured) };
     // A microsecond of reference time takes 100 ÷ speed microseconds: kept in 1,024ths of a nanosecond, rounded up.
-    let slowness = bits24((100u128 * 1_000 * 1_024).div_ceil(speed));
-    (u128::from(request.spec.reference.0) * 1_000 * slowness / 1_024).max(1_000_000)
+    let benchmark = (100u128 * 1_000 * 1_024).div_ceil(speed);
+    let slowness = bits24(corrected(benchmark, device.correction).min(1 << 27));
+    let micros = corrected(u128::from(request.spec.reference.0) * 1_000, request.estimate.service).min(1 << 36);
+    (micros * slowness / 1_024).max(1_000_000)
 }
 
 /// Nanoseconds.
@@ -152,5 +159,5 @@ fn p95(node: &NodeView, device: &DeviceView, request: &Request) -> u128 {
     sum += sent * link / 1_024;
     sum += if resident { 0 } else { model * disk / 1_024 };
     sum += service(node, device, request);
-    sum * 3 / 2
+    sum * u128::from(request.estimate.p95.parts()) / 256
 }

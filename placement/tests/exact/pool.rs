@@ -1,7 +1,7 @@
 //! Pools, tasks and changes from a seed: few different values, so that ties, full devices and near misses are common.
 
 use crate::common::{Random, plain_spec};
-use nightshift_placement::{DeviceView, NodeView, Request, Unavailable};
+use nightshift_placement::{Correction, DeviceView, ModelEstimate, NodeView, Percentile, Request, Unavailable};
 use nightshift_types::{
     Bytes, DeviceClass, Digest, InputRef, JobId, JobSpec, Measured, Milliseconds, NodeId, Objective, PicoPoints, Taint,
     TaintEffect, TaskId, Toleration, TolerationOperator, TrustTier,
@@ -110,8 +110,26 @@ fn device(random: &mut Random, kind: Kind, position: usize) -> DeviceView {
         slots,
         queued_ms: if equal { 0 } else { u64::from(running) * random.of(&[100, 1_000, 2_500]) },
         gigaflops: if equal { None } else { random.of(&[None, None, Some(50), Some(2_000)]) },
+        correction: if equal { Correction::NONE } else { correction(random, kind) },
         warm: if !equal && random.percent(30) { vec![any_model(random)] } else { Vec::new() },
     }
+}
+
+/// What runs may have shown of a device: often nothing; that it is a little or far off its benchmark.
+fn correction(random: &mut Random, kind: Kind) -> Correction {
+    match kind {
+        Kind::Wide => Correction::ratio(1 + random.next() as u32 % 3_000, 1 + random.next() as u32 % 300),
+        _ => Correction::ratio(random.of(&[2, 2, 2, 1, 3, 4, 200, 200_000]), random.of(&[2, 2, 2, 2, 31])),
+    }
+}
+
+/// What runs may have shown of a model.
+fn estimate(random: &mut Random) -> ModelEstimate {
+    if random.percent(30) {
+        return ModelEstimate::default();
+    }
+    let service = Correction::ratio(random.of(&[1, 2, 3, 500]), random.of(&[1, 2, 7, 90]));
+    ModelEstimate { service, p95: Percentile::new(random.of(&[0, 300, 384, 700, 2_048, 100_000])) }
 }
 
 /// A task; about a third are made for a single node, or for none.
@@ -126,8 +144,15 @@ pub fn request(random: &mut Random, nodes: &[NodeView]) -> Request {
     spec.inputs = vec![InputRef { digest: Digest([1; 32]), size: Bytes(random.of(&[0, 1_000, 5_000_000])) }];
     demand(random, &mut spec);
     let task = TaskId { job: JobId::new("job").unwrap(), index: 0 };
-    let mut request =
-        Request { task, spec: spec.into(), avoid: Vec::new(), budget_left: None, gang: 0, overdue: false };
+    let mut request = Request {
+        task,
+        spec: spec.into(),
+        avoid: Vec::new(),
+        budget_left: None,
+        gang: 0,
+        overdue: false,
+        estimate: estimate(random),
+    };
     if !nodes.is_empty() {
         while random.percent(15) {
             request.avoid.push(nodes[random.below(nodes.len())].id.clone());
