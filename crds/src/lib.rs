@@ -53,7 +53,7 @@ pub const LABEL_REGION: &str = "nightshift.dev/region";
 /// Prefix of the labels that an owner declares of their own node: claims, never facts.
 pub const DECLARED_LABEL_PREFIX: &str = "declared.nightshift.dev/";
 /// TenantQueue that pays for a job that names none; made at first start.
-pub const DEFAULT_QUEUE: &str = "default";
+pub const DEFAULT_QUEUE: &str = nightshift_types::DEFAULT_QUEUE;
 
 /// Every CustomResourceDefinition of this version, ready to apply, in the order in which documentation names them.
 pub fn all() -> Vec<CustomResourceDefinition> {

@@ -6,7 +6,7 @@
 use crate::nodes::Nodes;
 use nightshift_placement::{Plan, Request, WaitingJob, WaitingTask, Weights, WhyNot, queue};
 use nightshift_state::{Job, Placement, State, TaskState};
-use nightshift_types::{JobId, Milliseconds, Timestamp};
+use nightshift_types::{JobId, Milliseconds, PicoPoints, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Tasks looked at in one cycle; the next cycle follows at once if there are more.
@@ -28,13 +28,28 @@ pub fn decide(state: &State, nodes: &Nodes, now: Timestamp, lease: Milliseconds,
         .unfinished()
         .map(|job| waiting_job(job, now, if refused.contains(&job.id) { 1 } else { job.spec.parallelism as usize }))
         .collect();
-    let requests = queue::next(&jobs, now, MAX_REQUESTS);
+    let mut requests = queue::next(&jobs, now, MAX_REQUESTS);
+    within_their_means(state, now, &mut requests);
     if requests.is_empty() {
         return Decided::default();
     }
     let snapshot = nodes.snapshot(state, now, lease);
     let requests = one_per_hopeless_job(requests, &snapshot);
     decided(nodes.pool().plan(snapshot, &requests, &Weights::default()))
+}
+
+/// No task is planned at a quote that its queue cannot pay. Several of one queue may be too much together: the core
+/// declines those, and the next cycle knows what is left.
+fn within_their_means(state: &State, now: Timestamp, requests: &mut [Request]) {
+    let mut queues: BTreeMap<String, Option<PicoPoints>> = BTreeMap::new();
+    for request in requests {
+        let queue = &request.spec.queue;
+        if !queues.contains_key(queue) {
+            queues.insert(queue.clone(), state.spendable(queue, now));
+        }
+        let left = [request.budget_left, request.spec.max_cost, queues[queue]];
+        request.budget_left = left.into_iter().flatten().min();
+    }
 }
 
 /// Tasks of one job are alike: where no node can take the first, the others need no look. With no nodes at all a batch

@@ -4,6 +4,7 @@
 //! [`Scheduler::serve`] returns, everything it started has ended.
 
 use crate::blobs::{BlobStore, EVERYONE};
+use crate::controller::priority::Priorities;
 use crate::controller::{self, Context};
 use crate::credentials::Credentials;
 use crate::edge::front::{self, Front, Tls};
@@ -161,6 +162,7 @@ impl Standby {
             leader: leader.clone(),
             policy: config.fetch,
             prover: Prover { program: config.prover, timeout: PROVE_WITHIN },
+            priorities: Priorities::default(),
             gateway_url: format!("{scheme}://{gateway}"),
         };
         let agents_address = config.agents_address.unwrap_or_else(|| agents.1.to_string());
@@ -224,12 +226,14 @@ impl<J: Journal + 'static> Scheduler<J> {
     /// Leads and serves until `shutdown`, or until the fence is lost.
     pub async fn serve(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let stop = shutdown.child_token();
-        let (models_sender, models) = tokio::sync::watch::channel(0u64);
+        // What jobs wait for beside nodes: verdicts on models, queues, priorities.
+        let (news, waited_for) = tokio::sync::watch::channel(0u64);
         let leading = tokio::spawn(self.lead.run(stop.clone()));
         let context = self.context;
         let controllers = [
-            tokio::spawn(controller::job::run(context.clone(), models, stop.clone())),
-            tokio::spawn(controller::model::run(context.clone(), models_sender, stop.clone())),
+            tokio::spawn(controller::job::run(context.clone(), waited_for, stop.clone())),
+            tokio::spawn(controller::queue::run(context.clone(), news.clone(), stop.clone())),
+            tokio::spawn(controller::model::run(context.clone(), news, stop.clone())),
             tokio::spawn(mark(self.pod, context.client.clone(), stop.clone())),
             tokio::spawn(controller::node::run(context, stop.clone())),
             tokio::spawn(ping(self.leader.clone(), stop.clone())),

@@ -26,6 +26,14 @@ pub enum NotPermitted {
         /// Those there are.
         known: String,
     },
+    /// Its object cannot be honoured.
+    #[error("spec.queueName: TenantQueue {queue}: {what}")]
+    Broken {
+        /// What the job names.
+        queue: String,
+        /// What is wrong with it.
+        what: String,
+    },
     /// Its `namespaceSelector` leaves the namespace out.
     #[error(
         "spec.queueName: TenantQueue {queue} does not permit namespace {namespace}: give the namespace labels that \
@@ -48,6 +56,8 @@ pub struct Tenant {
     pub queue: TenantQueue,
     /// Namespaces whose jobs may use it; empty: every one.
     pub namespaces: Selector,
+    /// What its object says and nobody can do; no job is admitted meanwhile.
+    pub broken: Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -96,6 +106,9 @@ impl Tenants {
                 let known = if names.is_empty() { "none at all".into() } else { names.join(", ") };
                 NotPermitted::Unknown { queue: queue.into(), known }
             })?;
+            if let Some(what) = &tenant.broken {
+                return Err(NotPermitted::Broken { queue: queue.into(), what: what.clone() });
+            }
             let none = BTreeMap::new();
             if tenant.namespaces.matches(table.namespaces.get(namespace).unwrap_or(&none)) {
                 return Ok(tenant.queue.clone());
@@ -155,7 +168,7 @@ mod tests {
         let labels = labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
         let selector = LabelSelector { match_labels: Some(labels), ..LabelSelector::default() };
         let queue = TenantQueue { weight, ..TenantQueue::default() };
-        Tenant { queue, namespaces: selector.try_into().unwrap() }
+        Tenant { queue, namespaces: selector.try_into().unwrap(), broken: None }
     }
 
     #[test]

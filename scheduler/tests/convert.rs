@@ -83,14 +83,17 @@ fn a_job_takes_the_stricter_tier_and_its_own_memory() {
         "tolerations": [{ "key": "gpu", "operator": "Exists", "effect": "NoSchedule" }], "activeDeadlineSeconds": 9,
     }));
     let identity = Identity { namespace: "ns", name: "j", generation: 4 };
-    let job = convert::job_spec(identity, &spec, &model, &model.variants[0], vec![]).unwrap();
+    let job = convert::job_spec(identity, &spec, &model, &model.variants[0], vec![], 7).unwrap();
     assert_eq!(job.memory, Bytes::gibi(6));
     assert_eq!(job.min_trust_tier, TrustTier::Operator, "the model's is stricter than the default, Vetted");
     assert_eq!(job.max_price_per_hour.unwrap().to_string(), "0.25");
     assert_eq!((job.max_latency, job.active_deadline), (Some(Milliseconds(3000)), Some(Milliseconds(9000))));
     assert_eq!(job.tolerations[0].effect, Some(TaintEffect::NoSchedule));
     assert_eq!((job.parallelism, job.backoff_limit, job.queue.as_str()), (10, 6, "default"));
-    assert_eq!((job.namespace.as_str(), job.generation), ("ns", 4));
+    assert_eq!((job.namespace.as_str(), job.generation, job.priority), ("ns", 4, 7));
+    let gang = crate::job(json!({ "minParallelism": 2 }));
+    let error = convert::job_spec(identity, &gang, &model, &model.variants[0], vec![], 0).unwrap_err().0;
+    assert!(error.contains("spec.minParallelism is 2 and the job has 0 tasks"), "{error}");
 }
 
 #[test]
@@ -98,15 +101,14 @@ fn what_this_version_cannot_do_is_refused_by_name() {
     let cases = [
         (json!({ "firstAvailable": [{ "deviceClass": "cpu" }] }), "spec.firstAvailable"),
         (json!({ "minReputation": "0.9" }), "spec.minReputation"),
-        (json!({ "minParallelism": 2 }), "spec.minParallelism"),
         (json!({ "output": { "uri": "s3://b/k" } }), "spec.output"),
         (json!({ "failurePolicy": { "rules": [] } }), "spec.failurePolicy"),
         (json!({ "verification": "Always" }), "spec.verification"),
-        (json!({ "priorityClassName": "high" }), "spec.priorityClassName"),
     ];
     for (more, field) in cases {
         let error = convert::check_supported(&job(more)).unwrap_err().0;
         assert!(error.starts_with(field) && error.contains(": "), "{error}");
     }
-    convert::check_supported(&job(json!({ "minParallelism": 1, "verification": "None" }))).unwrap();
+    let gang = json!({ "minParallelism": 2, "priorityClassName": "high", "verification": "None" });
+    convert::check_supported(&job(gang)).unwrap();
 }

@@ -5,7 +5,6 @@
 //! of 0 and the last batch's hash: a file that was cut short has no end.
 
 use crate::batch::{Batch, EncodedBatch, Head, MAX_BATCH};
-use crate::convert::encode_event;
 use crate::core::Folded;
 use crate::event::{Event, FORMAT};
 use crate::journal::{EtcdOptions, Journal, JournalError, read_embedded, read_etcd};
@@ -104,9 +103,9 @@ pub async fn restore<J: Journal>(backup: &Path, journal: &mut J) -> Result<Head,
     }
     let (time, head) = (folded.state().time(), journal.head());
     let created = Event::JournalCreated { journal: journal.epoch().journal.clone(), cell, format: FORMAT };
-    let last =
-        EncodedBatch::from_events(head.sequence + 1, time.max(Timestamp(1)), head.hash, vec![encode_event(&created)]);
-    append(journal, &last).await
+    let batch =
+        Batch { sequence: head.sequence + 1, time: time.max(Timestamp(1)), previous: head.hash, events: vec![created] };
+    append(journal, &batch.encode()).await
 }
 
 async fn append<J: Journal>(journal: &mut J, batch: &EncodedBatch) -> Result<Head, JournalError> {

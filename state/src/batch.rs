@@ -46,8 +46,15 @@ pub struct EncodedBatch {
 }
 
 impl EncodedBatch {
-    pub(crate) fn from_events(sequence: u64, time: Timestamp, previous: [u8; 32], events: Vec<Vec<u8>>) -> Self {
-        let batch = pb::Batch { format: FORMAT, sequence, time_ms: time.0, previous: previous.to_vec(), events };
+    /// `format` is the highest of the events'.
+    pub(crate) fn from_events(
+        format: u32,
+        sequence: u64,
+        time: Timestamp,
+        previous: [u8; 32],
+        events: Vec<Vec<u8>>,
+    ) -> Self {
+        let batch = pb::Batch { format, sequence, time_ms: time.0, previous: previous.to_vec(), events };
         let bytes = batch.encode_to_vec();
         Self { sequence, previous, hash: Sha256::digest(&bytes).into(), bytes: bytes.into() }
     }
@@ -78,7 +85,8 @@ impl Batch {
     /// Its bytes and hash.
     pub fn encode(&self) -> EncodedBatch {
         let events = self.events.iter().map(crate::convert::encode_event).collect();
-        EncodedBatch::from_events(self.sequence, self.time, self.previous, events)
+        let format = self.events.iter().map(Event::format).max().unwrap_or(1);
+        EncodedBatch::from_events(format, self.sequence, self.time, self.previous, events)
     }
 
     /// Reads a batch. A newer format, an unknown event and every malformed field are errors.

@@ -3,7 +3,7 @@
 
 use crate::event::{JobUpdate, OutputRef, Timings};
 use nightshift_types::{
-    AttemptId, Bytes, Digest, FailureReason, IdError, JobId, JobSpec, Milliseconds, NodeId, PicoPoints, TaskId,
+    AttemptId, Budget, Bytes, Digest, FailureReason, IdError, JobId, JobSpec, Milliseconds, NodeId, PicoPoints, TaskId,
     Timestamp, TokenId, TrustTier,
 };
 use std::sync::Arc;
@@ -130,6 +130,32 @@ pub enum Command {
         digest: Digest,
         /// Time one item takes on the reference machine.
         reference: Milliseconds,
+    },
+    /// What a TenantQueue may spend in a period. Again: nothing happens.
+    SetQueue {
+        /// Which.
+        queue: String,
+        /// `None`: all that its account holds.
+        budget: Option<Budget>,
+    },
+    /// Bring points in: from the mint to a queue's account. Again with the same id: nothing happens.
+    Grant {
+        /// Whoever asks makes it up; remembered for the last [`crate::ledger::MAX_GRANTS`].
+        id: String,
+        /// Which queue; not the default one, which draws on the mint itself.
+        queue: String,
+        /// More than nothing.
+        amount: PicoPoints,
+        /// What it is for, in words.
+        note: String,
+    },
+    /// Stop running attempts for others' sake: they wait again at once, uncounted. Of any but running ones: nothing
+    /// happens.
+    Preempt {
+        /// Which.
+        attempts: Vec<AttemptId>,
+        /// In words.
+        message: String,
     },
     /// Fail jobs whose deadlines passed, forget tokens that expired a day ago. For a timer.
     ExpireDeadlines,
@@ -291,6 +317,19 @@ pub enum Rejection {
         limit: PicoPoints,
         /// Charged and reserved so far.
         committed: PicoPoints,
+        /// Asked for now.
+        quote: PicoPoints,
+    },
+    /// More than its queue may spend.
+    #[error(
+        "queue {queue} has {left} points left to spend, a task would cost {quote}: bring points in with \
+         `nightshift points grant {queue} AMOUNT`, raise spec.budget of the TenantQueue, or wait for its next period"
+    )]
+    BudgetExhausted {
+        /// The queue.
+        queue: String,
+        /// Of budget and balance, the lesser, less what is reserved.
+        left: PicoPoints,
         /// Asked for now.
         quote: PicoPoints,
     },

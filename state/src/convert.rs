@@ -4,7 +4,7 @@
 use crate::event::{Event, JobResult, JobUpdate, OutputBody, OutputRef, Timings};
 use crate::ledger::{EntryKind, LedgerEntry};
 use crate::spec::{spec_from, spec_to, terms_from, terms_to};
-use nightshift_types::{AttemptId, Bytes, Digest, Epoch, Milliseconds, PicoPoints, TaskId, Timestamp};
+use nightshift_types::{AttemptId, Budget, Bytes, Digest, Epoch, Milliseconds, PicoPoints, TaskId, Timestamp};
 use prost::Message;
 use std::sync::Arc;
 use thiserror::Error;
@@ -124,12 +124,13 @@ fn event_to(event: &Event) -> pb::event::Kind {
             Kind::JobAdmitted(pb::JobAdmitted { job: job.to_string(), spec: Some(spec_to(spec)) })
         }
         Event::JobUpdated { job, update } => Kind::JobUpdated(update_to(job.as_str(), update)),
-        Event::TaskPlaced { attempt, node, device, memory, quote } => Kind::TaskPlaced(pb::TaskPlaced {
+        Event::TaskPlaced { attempt, node, device, memory, quote, drawn } => Kind::TaskPlaced(pb::TaskPlaced {
             attempt: attempt_to(attempt),
             node: node.to_string(),
             device: device.clone(),
             memory: memory.0,
             quote: points_to(*quote),
+            drawn: *drawn,
         }),
         Event::TaskSucceeded { attempt, output, timings } => Kind::TaskSucceeded(pb::TaskSucceeded {
             attempt: attempt_to(attempt),
@@ -148,6 +149,10 @@ fn event_to(event: &Event) -> pb::event::Kind {
         }
         Event::JobForgotten { job } => Kind::JobForgotten(pb::JobForgotten { job: job.to_string() }),
         Event::Transferred { entry } => Kind::Transferred(entry_to(entry)),
+        Event::QueueSet { queue, budget } => {
+            let budget = budget.map(|b| pb::Budget { points: points_to(b.points), period: b.period.to_string() });
+            Kind::QueueSet(pb::QueueSet { queue: queue.clone(), budget })
+        }
     }
 }
 
@@ -194,6 +199,7 @@ fn event_from(kind: pb::event::Kind) -> Result<Event, DecodeError> {
             device: m.device,
             memory: Bytes(m.memory),
             quote: points("task_placed.quote", &m.quote)?,
+            drawn: m.drawn,
         },
         Kind::TaskSucceeded(m) => Event::TaskSucceeded {
             attempt: attempt_from(m.attempt)?,
@@ -211,7 +217,13 @@ fn event_from(kind: pb::event::Kind) -> Result<Event, DecodeError> {
         }
         Kind::JobForgotten(m) => Event::JobForgotten { job: id("job_forgotten.job", &m.job)? },
         Kind::Transferred(m) => Event::Transferred { entry: entry_from(m)? },
+        Kind::QueueSet(m) => Event::QueueSet { queue: m.queue, budget: m.budget.map(budget_from).transpose()? },
     })
+}
+
+fn budget_from(m: pb::Budget) -> Result<Budget, DecodeError> {
+    let points = points("queue_set.budget.points", &m.points)?;
+    Ok(Budget { points, period: id("queue_set.budget.period", &m.period)? })
 }
 
 fn update_to(job: &str, update: &JobUpdate) -> pb::JobUpdated {
@@ -309,6 +321,9 @@ fn entry_to(entry: &LedgerEntry) -> pb::Transferred {
         EntryKind::Settlement { attempt, queue } => {
             pb::transferred::Kind::Settlement(pb::Settlement { attempt: attempt_to(attempt), queue: queue.clone() })
         }
+        EntryKind::Grant { queue, note } => {
+            pb::transferred::Kind::Grant(pb::Grant { queue: queue.clone(), note: note.clone() })
+        }
     };
     pb::Transferred {
         id: entry.id.clone(),
@@ -324,6 +339,7 @@ fn entry_from(m: pb::Transferred) -> Result<LedgerEntry, DecodeError> {
         pb::transferred::Kind::Settlement(s) => {
             EntryKind::Settlement { attempt: attempt_from(s.attempt)?, queue: s.queue }
         }
+        pb::transferred::Kind::Grant(g) => EntryKind::Grant { queue: g.queue, note: g.note },
     };
     let entry = LedgerEntry { id: m.id, postings: postings.collect::<Result<_, _>>()?, kind };
     if entry.sum() != Some(PicoPoints::ZERO) {

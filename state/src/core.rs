@@ -26,6 +26,8 @@ pub struct Core {
     sealed: VecDeque<EncodedBatch>,
     open: Vec<Vec<u8>>,
     open_bytes: usize,
+    /// Highest of the open events'.
+    open_format: u32,
     open_time: Timestamp,
 }
 
@@ -110,7 +112,8 @@ impl Core {
     /// Starts leading from a folded state and the head it was folded to.
     pub fn lead(state: State, head: Head, cell: CellId, epoch: Epoch, now: Timestamp) -> Self {
         let (sealed, open) = (VecDeque::new(), Vec::new());
-        let mut core = Self { state, head, sealed, open, open_bytes: BATCH_OVERHEAD, open_time: now };
+        let (open_bytes, open_format) = (BATCH_OVERHEAD, 1);
+        let mut core = Self { state, head, sealed, open, open_bytes, open_format, open_time: now };
         let created = core.state.cell().is_none();
         let create = Event::JournalCreated { journal: epoch.journal.clone(), cell, format: FORMAT };
         core.take_in(created.then_some(create).into_iter().chain([Event::LeaderStarted { epoch }]).collect(), now);
@@ -169,6 +172,7 @@ impl Core {
             }
             self.open.extend(encoded);
             self.open_bytes += bytes;
+            self.open_format = unit.iter().map(Event::format).fold(self.open_format, u32::max);
             unit.iter().for_each(|event| self.state.apply(self.open_time, event));
         }
     }
@@ -179,7 +183,8 @@ impl Core {
         }
         let events = std::mem::take(&mut self.open);
         self.open_bytes = BATCH_OVERHEAD;
-        let batch = EncodedBatch::from_events(self.head.sequence + 1, self.open_time, self.head.hash, events);
+        let format = std::mem::replace(&mut self.open_format, 1);
+        let batch = EncodedBatch::from_events(format, self.head.sequence + 1, self.open_time, self.head.hash, events);
         self.head = batch.head();
         self.sealed.push_back(batch);
     }

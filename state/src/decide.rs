@@ -4,6 +4,7 @@
 mod attempts;
 mod jobs;
 mod nodes;
+mod queues;
 
 use crate::command::{Command, Decision, Effect, Rejection};
 use crate::event::{Event, JobResult, MAX_MESSAGE, MAX_NAME};
@@ -56,6 +57,9 @@ pub fn decide(state: &State, command: Command, now: Timestamp) -> Result<Decisio
             let events = news.then_some(Event::ModelProved { digest, reference }).into_iter().collect();
             Ok(Decision { events, ..Decision::default() })
         }
+        Command::SetQueue { queue, budget } => queues::set(state, queue, budget),
+        Command::Grant { id, queue, amount, note } => queues::grant(state, id, queue, amount, note),
+        Command::Preempt { attempts, message } => Ok(attempts::preempt(state, &attempts, &message, now)),
         Command::ExpireDeadlines => Ok(jobs::expire(state, now)),
     }
 }

@@ -89,7 +89,21 @@ impl State {
             sink.text(&account.to_string()).points(amount);
         }
         for (queue, book) in self.ledger.queues() {
-            sink.text(queue).points(book.spent).points(book.reserved);
+            sink.text(queue).points(book.spent).points(book.reserved).points(book.drawn);
+            sink.number(book.usage.at(self.time));
+            for (start, spent) in book.periods {
+                sink.time(start).points(spent);
+            }
+            if let Some(budget) = book.budget {
+                sink.text(budget.period.as_str()).points(budget.points);
+            }
+        }
+        for id in &self.ledger.grant_ids {
+            sink.text(id);
+        }
+        sink.number(self.ledger.grants()).number(self.ledger.recent.len() as u64);
+        for posted in &self.ledger.recent {
+            sink.time(posted.at).text(&posted.entry.id).text(&posted.job);
         }
     }
 }
@@ -127,7 +141,7 @@ fn digest_task(sink: &mut Sink, task: &Task) {
         }
         TaskState::Running(r) => {
             sink.number(1u64).attempt(&r.attempt).text(r.node.as_str()).text(&r.device);
-            sink.number(r.memory.0).points(r.quote).time(r.placed_at);
+            sink.number(r.memory.0).points(r.quote).number(r.drawn).time(r.placed_at);
         }
         TaskState::Succeeded(s) => {
             sink.number(2u64).attempt(&s.attempt).text(s.node.as_str()).text(&s.output.content_type).points(s.cost);

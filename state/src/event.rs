@@ -1,15 +1,16 @@
 //! In: decisions. Out: what the journal keeps. Invariant: an event states a result, so that the fold never recomputes,
 //! reads a clock or fails; its time is its batch's.
 
-use crate::ledger::LedgerEntry;
+use crate::ledger::{EntryKind, LedgerEntry};
 use nightshift_types::{
-    AttemptId, Bytes, CellId, Digest, Epoch, FailureReason, JobId, JobSpec, Milliseconds, NodeId, NodeSelector,
+    AttemptId, Budget, Bytes, CellId, Digest, Epoch, FailureReason, JobId, JobSpec, Milliseconds, NodeId, NodeSelector,
     Objective, PicoPoints, Timestamp, TokenId, Toleration, TrustTier,
 };
 use std::sync::Arc;
 
-/// Format of events and batches that this version writes, and the highest it reads.
-pub const FORMAT: u32 = 1;
+/// The highest format of batches that this version reads and writes. A batch is of the lowest that has all its events
+/// ([`Event::format`]), so that a pool that uses nothing new can go back to the version before.
+pub const FORMAT: u32 = 2;
 /// Longest output kept in the journal itself; a longer one is a blob. Bytes.
 pub const MAX_INLINE_OUTPUT: usize = 4096;
 /// Longest message kept of a failure; decisions shorten. Bytes.
@@ -112,6 +113,8 @@ pub enum Event {
         memory: Bytes,
         /// Reserved against the queue; charged on success.
         quote: PicoPoints,
+        /// The queue's own balance pays; else the mint does.
+        drawn: bool,
     },
     /// A running attempt's result was accepted. Its settlement is the next event.
     TaskSucceeded {
@@ -150,12 +153,30 @@ pub enum Event {
         /// From where to where, and why.
         entry: LedgerEntry,
     },
+    /// What a TenantQueue may spend changed.
+    QueueSet {
+        /// Which.
+        queue: String,
+        /// In a period; `None`: all that its account holds.
+        budget: Option<Budget>,
+    },
 }
 
 impl Event {
     /// Whether this event belongs to the one before it: never in another batch, unless a decision starts with it.
     pub fn follows(&self) -> bool {
         matches!(self, Self::Transferred { .. } | Self::JobFinished { .. } | Self::NodeJoined { .. })
+    }
+
+    /// The first format that has it.
+    pub fn format(&self) -> u32 {
+        let newer = match self {
+            Self::QueueSet { .. } => true,
+            Self::TaskPlaced { drawn, .. } => *drawn,
+            Self::Transferred { entry } => matches!(entry.kind, EntryKind::Grant { .. }),
+            _ => false,
+        };
+        if newer { 2 } else { 1 }
     }
 }
 
@@ -194,6 +215,8 @@ pub struct JobTerms {
     pub min_trust_tier: TrustTier,
     pub regions: Vec<String>,
     pub queue: String,
+    pub priority: i32,
+    pub min_parallelism: u32,
 }
 
 impl From<&JobSpec> for JobTerms {
@@ -209,6 +232,8 @@ impl From<&JobSpec> for JobTerms {
             min_trust_tier: spec.min_trust_tier,
             regions: spec.regions.clone(),
             queue: spec.queue.clone(),
+            priority: spec.priority,
+            min_parallelism: spec.min_parallelism,
         }
     }
 }

@@ -53,9 +53,10 @@ impl State {
             Event::ModelProved { digest, reference } => drop(self.models.insert(*digest, *reference)),
             Event::JobAdmitted { job, spec } => self.admit(time, job, spec)?,
             Event::JobUpdated { job, update } => self.update(time, job, update)?,
-            Event::TaskPlaced { attempt, node, device, memory, quote } => {
+            Event::TaskPlaced { attempt, node, device, memory, quote, drawn } => {
                 let (attempt, node, device) = (attempt.clone(), node.clone(), device.clone());
-                self.place(Running { attempt, node, device, memory: *memory, quote: *quote, placed_at: time })?;
+                let (memory, quote, drawn, placed_at) = (*memory, *quote, *drawn, time);
+                self.place(Running { attempt, node, device, memory, quote, drawn, placed_at })?;
             }
             Event::TaskSucceeded { attempt, output, timings } => self.succeed(time, attempt, output, timings)?,
             Event::AttemptFailed { attempt, reason, message, requeue } => {
@@ -63,7 +64,8 @@ impl State {
             }
             Event::JobFinished { job, result } => self.finish(time, job, result)?,
             Event::JobForgotten { job } => self.forget(job)?,
-            Event::Transferred { entry } => self.transfer(entry)?,
+            Event::Transferred { entry } => self.transfer(time, entry)?,
+            Event::QueueSet { queue, budget } => self.ledger.book(queue).budget = *budget,
         }
         Some(())
     }
@@ -150,7 +152,7 @@ impl State {
         job.started_at.get_or_insert(running.placed_at);
         job.active_since.get_or_insert(running.placed_at);
         job.pending_since = None;
-        self.ledger.book(&job.spec.queue).reserved += running.quote;
+        self.ledger.book(&job.spec.queue).placed(&running, job.spec.reference);
         let key = (job.number, index);
         self.waiting.remove(&key);
         match self.running.get_mut(&running.node) {
@@ -161,8 +163,9 @@ impl State {
         Some(())
     }
 
-    /// Ends a running attempt: its reservations are released and the task is left waiting.
-    fn release(&mut self, attempt: &AttemptId) -> Option<(u64, Running)> {
+    /// Ends a running attempt: its reservations are released and the task is left waiting. `cut`: when it ended without
+    /// a result, so that the queue's usage gets back what it did not run.
+    fn release(&mut self, attempt: &AttemptId, cut: Option<Timestamp>) -> Option<(u64, Running)> {
         let number = *self.numbers.get(&attempt.task.job)?;
         let job = self.jobs.get_mut(&number)?;
         let task = job.tasks.get_mut(attempt.task.index as usize)?;
@@ -170,7 +173,7 @@ impl State {
         let TaskState::Running(running) = std::mem::take(&mut task.state) else { return None };
         job.running -= 1;
         job.reserved -= running.quote;
-        self.ledger.book(&job.spec.queue).reserved -= running.quote;
+        self.ledger.book(&job.spec.queue).ended(&running, job.spec.reference, cut);
         let keys = self.running.get_mut(&running.node)?;
         keys.remove(&(number, attempt.task.index));
         if keys.is_empty() {
@@ -180,7 +183,7 @@ impl State {
     }
 
     fn succeed(&mut self, time: Timestamp, attempt: &AttemptId, output: &OutputRef, timings: &Timings) -> Option<()> {
-        let (number, running) = self.release(attempt)?;
+        let (number, running) = self.release(attempt, None)?;
         if let Some(node) = self.nodes.get_mut(&running.node) {
             node.succeeded += 1;
             node.earned += running.quote;
@@ -209,9 +212,9 @@ impl State {
         message: &str,
         requeue: Option<Timestamp>,
     ) -> Option<()> {
-        let (number, running) = self.release(attempt)?;
-        // What was cancelled says nothing of the node, and is no failure to tell of.
-        let cancelled = reason == FailureReason::Cancelled;
+        let (number, running) = self.release(attempt, Some(time))?;
+        // What we stopped says nothing of the node, and is no failure to tell of.
+        let cancelled = matches!(reason, FailureReason::Cancelled | FailureReason::Preempted);
         if let Some(node) = self.nodes.get_mut(&running.node).filter(|_| !cancelled) {
             node.failed += 1;
         }
@@ -252,7 +255,7 @@ impl State {
         self.unfinished.remove(&number).then_some(())?;
         let running: Vec<_> = self.jobs.get(&number)?.running_tasks().map(|running| running.attempt.clone()).collect();
         for attempt in &running {
-            self.release(attempt)?;
+            self.release(attempt, Some(time))?;
         }
         let job = self.jobs.get_mut(&number)?;
         for (index, task) in job.tasks.iter_mut().enumerate() {
@@ -280,20 +283,24 @@ impl State {
         Some(())
     }
 
-    fn transfer(&mut self, entry: &LedgerEntry) -> Option<()> {
+    fn transfer(&mut self, time: Timestamp, entry: &LedgerEntry) -> Option<()> {
         (entry.sum() == Some(PicoPoints::ZERO)).then_some(())?;
+        let mut about = String::new();
         match &entry.kind {
             EntryKind::Settlement { attempt, queue } => {
                 self.settled(attempt).then_some(())?;
                 let number = self.numbers.get(&attempt.task.job)?;
-                let task = self.jobs.get_mut(number)?.tasks.get_mut(attempt.task.index as usize)?;
+                let job = self.jobs.get_mut(number)?;
+                about = format!("{}/{}", job.spec.namespace, job.spec.name);
+                let task = job.tasks.get_mut(attempt.task.index as usize)?;
                 (task.settlements == 0).then_some(())?;
                 task.settlements = 1;
                 let paid = entry.postings.iter().map(|(_, amount)| *amount).filter(|amount| amount.0 > 0).sum();
-                self.ledger.book(queue).spent += paid;
+                self.ledger.book(queue).settled(paid, time);
             }
+            EntryKind::Grant { queue, .. } => self.ledger.granted(queue, &entry.id)?,
         }
-        self.ledger.post(entry);
+        self.ledger.post(time, entry, about);
         Some(())
     }
 }
@@ -310,11 +317,13 @@ fn set_terms(spec: &mut JobSpec, terms: &JobTerms) {
         min_trust_tier,
         regions,
         queue,
+        priority,
+        min_parallelism,
     } = terms.clone();
     (spec.objective, spec.max_latency, spec.max_price_per_hour) = (objective, max_latency, max_price_per_hour);
     (spec.max_cost, spec.memory, spec.node_selector) = (max_cost, memory, node_selector);
     (spec.tolerations, spec.min_trust_tier, spec.regions) = (tolerations, min_trust_tier, regions);
-    spec.queue = queue;
+    (spec.queue, spec.priority, spec.min_parallelism) = (queue, priority, min_parallelism);
 }
 
 impl Job {

@@ -2,7 +2,7 @@
 
 use crate::event::JobResult;
 use crate::state::{Job, State, TaskState};
-use nightshift_types::{NodeId, PicoPoints};
+use nightshift_types::{AccountId, NodeId, PicoPoints};
 use std::collections::{BTreeMap, BTreeSet};
 
 macro_rules! ensure {
@@ -14,7 +14,8 @@ macro_rules! ensure {
 struct Books {
     waiting: BTreeSet<(u64, u32)>,
     running: BTreeMap<NodeId, BTreeSet<(u64, u32)>>,
-    reserved: BTreeMap<String, PicoPoints>,
+    /// Quotes of running tasks, and those of them that the queue's own balance pays.
+    reserved: BTreeMap<String, (PicoPoints, PicoPoints)>,
 }
 
 impl State {
@@ -46,25 +47,29 @@ impl State {
         let sum: PicoPoints = ledger.balances().map(|(_, amount)| amount).sum();
         ensure!(sum == PicoPoints::ZERO, "all balances together are {sum}, must be 0");
         for (account, amount) in ledger.balances() {
-            let below = *account == nightshift_types::AccountId::Mint || amount >= PicoPoints::ZERO;
+            let below = *account == AccountId::Mint || amount >= PicoPoints::ZERO;
             ensure!(below, "account {account} is at {amount}");
         }
         for (queue, book) in ledger.queues() {
-            let expected = books.reserved.get(queue).copied().unwrap_or_default();
+            let (expected, drawn) = books.reserved.get(queue).copied().unwrap_or_default();
             ensure!(book.reserved == expected, "queue {queue} reserves {}, its tasks {expected}", book.reserved);
+            ensure!(book.drawn == drawn, "queue {queue} draws {}, its tasks {drawn}", book.drawn);
+            let balance = ledger.balance(&AccountId::Tenant(queue.to_owned()));
+            ensure!(balance >= drawn, "queue {queue} has {balance}, its tasks draw {drawn}");
         }
         let earned: PicoPoints = self.nodes.values().map(|node| node.earned).sum();
         let spent: PicoPoints = ledger.queues().map(|(_, book)| book.spent).sum();
         ensure!(earned == spent, "nodes earned {earned}, queues spent {spent}");
         let accepted: u64 = self.nodes.values().map(|node| node.succeeded).sum();
-        ensure!(accepted == ledger.entries(), "{accepted} accepted results, {} ledger entries", ledger.entries());
+        let settlements = ledger.entries() - ledger.grants();
+        ensure!(accepted == settlements, "{accepted} accepted results, {settlements} settlements");
         Ok(())
     }
 }
 
 fn check_job(job: &Job, books: &mut Books) -> Result<(), String> {
     let (mut running, mut succeeded, mut failed) = (0, 0, 0);
-    let (mut cost, mut reserved) = (PicoPoints::ZERO, PicoPoints::ZERO);
+    let (mut cost, mut reserved, mut drawn) = (PicoPoints::ZERO, PicoPoints::ZERO, PicoPoints::ZERO);
     let done = job.result.is_some();
     for (index, task) in job.tasks.iter().enumerate() {
         let index = index as u32;
@@ -82,6 +87,7 @@ fn check_job(job: &Job, books: &mut Books) -> Result<(), String> {
                 ensure!(own, "task {index} runs attempt {}", r.attempt);
                 running += 1;
                 reserved += r.quote;
+                drawn += if r.drawn { r.quote } else { PicoPoints::ZERO };
                 books.running.entry(r.node.clone()).or_default().insert((job.number, index));
             }
             TaskState::Succeeded(s) => {
@@ -92,7 +98,8 @@ fn check_job(job: &Job, books: &mut Books) -> Result<(), String> {
             TaskState::Stopped => ensure!(done, "task {index} is stopped though the job is not finished"),
         }
     }
-    *books.reserved.entry(job.spec.queue.clone()).or_default() += reserved;
+    let book = books.reserved.entry(job.spec.queue.clone()).or_default();
+    *book = (book.0 + reserved, book.1 + drawn);
     ensure!((job.running, job.succeeded, job.failed) == (running, succeeded, failed), "its counts are not its tasks'");
     ensure!((job.cost, job.reserved) == (cost, reserved), "its cost is not its tasks'");
     let per_index = job.spec.backoff_limit_per_index.is_some();

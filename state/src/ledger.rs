@@ -1,7 +1,12 @@
 //! In: outcomes. Out: entries and balances. Invariant: every entry sums to zero, so all balances do.
 
-use nightshift_types::{AccountId, AttemptId, PicoPoints};
-use std::collections::BTreeMap;
+use nightshift_types::{AccountId, AttemptId, Budget, PicoPoints, Timestamp, Usage};
+use std::collections::{BTreeMap, VecDeque};
+
+/// Entries kept in memory for statements; older ones are in the journal.
+pub const MAX_RECENT: usize = 10_000;
+/// Ids of grants remembered, so that one that is repeated is granted once.
+pub const MAX_GRANTS: usize = 1_024;
 
 /// Why points moved.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,12 +18,19 @@ pub enum EntryKind {
         /// The TenantQueue that spent it.
         queue: String,
     },
+    /// The operator brought points in.
+    Grant {
+        /// The TenantQueue that got them.
+        queue: String,
+        /// What for, in words.
+        note: String,
+    },
 }
 
 /// Points moved between accounts, once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LedgerEntry {
-    /// Unique: a settlement's is its attempt's id.
+    /// Unique: a settlement's is its attempt's id, a grant's its asker's word.
     pub id: String,
     /// What each account gains; sums to zero.
     pub postings: Vec<(AccountId, PicoPoints)>,
@@ -27,13 +39,25 @@ pub struct LedgerEntry {
 }
 
 impl LedgerEntry {
-    /// The price of a result goes to the node's owner. Every queue draws on the mint for now, as `default` always will.
-    pub fn settlement(attempt: &AttemptId, queue: &str, owner: &str, quote: PicoPoints) -> Self {
+    /// The price of a result goes to the node's owner: from the queue's account if it was `drawn` on, else from the mint.
+    pub fn settlement(attempt: &AttemptId, queue: &str, drawn: bool, owner: &str, quote: PicoPoints) -> Self {
+        let payer = if drawn { AccountId::Tenant(queue.to_owned()) } else { AccountId::Mint };
         Self {
             id: attempt.to_string(),
-            postings: vec![(AccountId::Mint, -quote), (AccountId::Owner(owner.to_owned()), quote)],
+            postings: vec![(payer, -quote), (AccountId::Owner(owner.to_owned()), quote)],
             kind: EntryKind::Settlement { attempt: attempt.clone(), queue: queue.to_owned() },
         }
+    }
+
+    /// Points from the mint for a queue.
+    pub fn grant(id: String, queue: String, amount: PicoPoints, note: String) -> Self {
+        let postings = vec![(AccountId::Mint, -amount), (AccountId::Tenant(queue.clone()), amount)];
+        Self { id, postings, kind: EntryKind::Grant { queue, note } }
+    }
+
+    /// What an account gains by it.
+    pub fn change(&self, account: &AccountId) -> PicoPoints {
+        self.postings.iter().filter(|(of, _)| of == account).map(|(_, amount)| *amount).sum()
     }
 
     /// What the postings add up to; zero in every valid entry. `None` if it is beyond all points.
@@ -42,13 +66,32 @@ impl LedgerEntry {
     }
 }
 
-/// What a queue spent and holds back.
+/// An entry, and when it was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Posted {
+    /// Its batch's time.
+    pub at: Timestamp,
+    /// The entry.
+    pub entry: LedgerEntry,
+    /// `NAMESPACE/NAME` of the job that was paid for; empty for what is no settlement.
+    pub job: String,
+}
+
+/// What a queue spent, holds back, may spend and had of the pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct QueueBook {
     /// Settled so far.
     pub spent: PicoPoints,
     /// Quotes of running tasks.
     pub reserved: PicoPoints,
+    /// Those of them that its own balance pays.
+    pub drawn: PicoPoints,
+    /// What it may spend in a period; `None`: all that its account holds.
+    pub budget: Option<Budget>,
+    /// What of the pool it had lately.
+    pub usage: Usage,
+    /// Settled in the newest day, week and month: when that began, and how much.
+    pub(crate) periods: [(Timestamp, PicoPoints); 3],
 }
 
 /// Balances: the fold of all entries.
@@ -57,6 +100,11 @@ pub struct Ledger {
     pub(crate) balances: BTreeMap<AccountId, PicoPoints>,
     pub(crate) queues: BTreeMap<String, QueueBook>,
     pub(crate) entries: u64,
+    pub(crate) grants: u64,
+    /// Of the newest grants, oldest first.
+    pub(crate) grant_ids: VecDeque<String>,
+    /// The newest entries, oldest first.
+    pub(crate) recent: VecDeque<Posted>,
 }
 
 impl Ledger {
@@ -85,6 +133,32 @@ impl Ledger {
         self.entries
     }
 
+    /// Number of grants among them.
+    pub fn grants(&self) -> u64 {
+        self.grants
+    }
+
+    /// Whether a grant of this id was made, as far as that is remembered.
+    pub fn was_granted(&self, id: &str) -> bool {
+        self.grant_ids.iter().any(|known| known == id)
+    }
+
+    /// The newest [`MAX_RECENT`] entries, oldest first.
+    pub fn recent(&self) -> impl DoubleEndedIterator<Item = &Posted> + ExactSizeIterator {
+        self.recent.iter()
+    }
+
+    pub(crate) fn granted(&mut self, queue: &str, id: &str) -> Option<()> {
+        (!self.was_granted(id)).then_some(())?;
+        self.book(queue);
+        self.grants += 1;
+        self.grant_ids.push_back(id.to_owned());
+        if self.grant_ids.len() > MAX_GRANTS {
+            self.grant_ids.pop_front();
+        }
+        Some(())
+    }
+
     pub(crate) fn book(&mut self, queue: &str) -> &mut QueueBook {
         if !self.queues.contains_key(queue) {
             self.queues.insert(queue.to_owned(), QueueBook::default());
@@ -92,10 +166,14 @@ impl Ledger {
         self.queues.get_mut(queue).expect("inserted above")
     }
 
-    pub(crate) fn post(&mut self, entry: &LedgerEntry) {
+    pub(crate) fn post(&mut self, at: Timestamp, entry: &LedgerEntry, job: String) {
         for (account, amount) in &entry.postings {
             *self.balances.entry(account.clone()).or_default() += *amount;
         }
         self.entries += 1;
+        if self.recent.len() == MAX_RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(Posted { at, entry: entry.clone(), job });
     }
 }

@@ -25,6 +25,7 @@ mod invariants;
 pub mod journal;
 pub mod ledger;
 mod spec;
+mod spend;
 pub mod state;
 
 pub use backup::{Source, restore};
@@ -35,5 +36,5 @@ pub use core::{Core, Folded, Submitted};
 pub use decide::decide;
 pub use event::{Event, JobResult, JobTerms, JobUpdate, OutputBody, OutputRef, Timings};
 pub use journal::{AnyJournal, EmbeddedJournal, EtcdJournal, EtcdOptions, Journal, JournalError, stand_by};
-pub use ledger::{EntryKind, Ledger, LedgerEntry, QueueBook};
+pub use ledger::{EntryKind, Ledger, LedgerEntry, Posted, QueueBook};
 pub use state::{Failure, Job, Node, POISON_LOSSES, Running, State, Success, Task, TaskState, Token, WaitingTask};

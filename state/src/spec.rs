@@ -98,6 +98,8 @@ pub(crate) fn terms_to(terms: &JobTerms) -> pb::JobTerms {
         min_trust_tier: terms.min_trust_tier.to_string(),
         regions: terms.regions.clone(),
         queue: terms.queue.clone(),
+        priority: terms.priority,
+        min_parallelism: terms.min_parallelism,
     }
 }
 
@@ -114,6 +116,8 @@ pub(crate) fn terms_from(m: pb::JobTerms) -> Result<JobTerms, DecodeError> {
         min_trust_tier: id("terms.min_trust_tier", &m.min_trust_tier)?,
         regions: m.regions,
         queue: m.queue,
+        priority: m.priority,
+        min_parallelism: m.min_parallelism,
     })
 }
 

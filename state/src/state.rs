@@ -143,7 +143,7 @@ pub struct Task {
     pub attempts: u32,
     /// Attempts that failed and count; the back-off's exponent.
     pub failures: u32,
-    /// Attempts that were stopped because the job was suspended.
+    /// Attempts that we stopped: the job was suspended, or another task needed their place.
     pub cancelled: u32,
     /// Nodes it lost.
     pub losses: u32,
@@ -196,6 +196,8 @@ pub struct Running {
     pub memory: Bytes,
     /// Reserved against the queue; charged on success.
     pub quote: PicoPoints,
+    /// The queue's own balance pays; else the mint does.
+    pub drawn: bool,
     /// When it was placed.
     pub placed_at: Timestamp,
 }

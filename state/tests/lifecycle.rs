@@ -215,6 +215,8 @@ fn terms_change_while_it_runs_and_what_is_promised_stands() {
     let effects = bench.ok(terms(4, |terms| terms.queue = "other".into()));
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Cancel { .. })));
     assert_eq!(bench.state().ledger().queue("default").reserved, PicoPoints(0));
+    let amount = PicoPoints(7);
+    bench.ok(Command::Grant { id: "g".into(), queue: "other".into(), amount, note: String::new() });
     bench.ok(place("a", 1, "n1", 7));
     let book = |name| bench.state().ledger().queue(name);
     assert_eq!((book("default").spent, book("other").reserved), (PicoPoints(5), PicoPoints(7)));

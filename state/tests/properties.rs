@@ -10,6 +10,8 @@ use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
 const NODES: [&str; 3] = ["n0", "n1", "n2"];
+/// The second draws on its own account.
+const QUEUES: [&str; 2] = ["default", "other"];
 
 /// A step of a random life; small numbers, so that the steps meet.
 #[derive(Debug, Clone)]
@@ -22,6 +24,7 @@ enum Step {
         indexes: Option<(u8, Option<u8>)>,
         cost: Option<u8>,
         deadlines: bool,
+        queue: bool,
     },
     Place {
         job: u8,
@@ -77,6 +80,21 @@ enum Step {
     Wait {
         milliseconds: u16,
     },
+    Days {
+        days: u8,
+    },
+    Budget {
+        queue: bool,
+        points: Option<u8>,
+        period: u8,
+    },
+    Grant {
+        id: u8,
+        points: u8,
+    },
+    Preempt {
+        nth: u8,
+    },
     Lead,
     Token {
         id: u8,
@@ -90,8 +108,8 @@ fn step() -> impl Strategy<Value = Step> {
     let (j, i, n) = (0..3u8, 0..4u8, 0..3u8);
     let indexes = proptest::option::of((0..2u8, proptest::option::of(0..3u8)));
     prop_oneof![
-        3 => (j.clone(), 0..4u8, 0..4u8, 0..3u8, indexes, proptest::option::of(0..20u8), any::<bool>())
-            .prop_map(|(job, tasks, parallelism, limit, indexes, cost, deadlines)| Step::Admit { job, tasks, parallelism, limit, indexes, cost, deadlines }),
+        3 => (j.clone(), 0..4u8, 0..4u8, 0..3u8, indexes, proptest::option::of(0..20u8), any::<bool>(), any::<bool>())
+            .prop_map(|(job, tasks, parallelism, limit, indexes, cost, deadlines, queue)| Step::Admit { job, tasks, parallelism, limit, indexes, cost, deadlines, queue }),
         4 => (j.clone(), i.clone(), n.clone(), 0..8u8).prop_map(|(job, index, node, quote)| Step::Place { job, index, node, quote }),
         6 => (n.clone(), 0..8u8).prop_map(|(node, quote)| Step::PlaceAll { node, quote }),
         4 => (j.clone(), i, 0..5u8, n.clone(), any::<bool>(), any::<u8>())
@@ -107,6 +125,10 @@ fn step() -> impl Strategy<Value = Step> {
         1 => n.prop_map(|node| Step::Revoke { node }),
         2 => Just(Step::Expire),
         3 => (0..4_000u16).prop_map(|milliseconds| Step::Wait { milliseconds }),
+        1 => (0..40u8).prop_map(|days| Step::Days { days }),
+        2 => (any::<bool>(), proptest::option::of(0..30u8), 0..3u8).prop_map(|(queue, points, period)| Step::Budget { queue, points, period }),
+        2 => (0..6u8, 0..40u8).prop_map(|(id, points)| Step::Grant { id, points }),
+        1 => any::<u8>().prop_map(|nth| Step::Preempt { nth }),
         1 => Just(Step::Lead),
         1 => (0..2u8, 0..2u8, 0..2u8, any::<bool>()).prop_map(|(id, secret, key, create)| Step::Token { id, secret, key, create }),
     ]
@@ -131,8 +153,9 @@ fn nth_running(bench: &Bench, nth: u8) -> Option<(NodeId, AttemptId)> {
 
 fn command(bench: &Bench, step: &Step) -> Option<Command> {
     Some(match step.clone() {
-        Step::Admit { job, tasks, parallelism, limit, indexes, cost, deadlines } => {
+        Step::Admit { job, tasks, parallelism, limit, indexes, cost, deadlines, queue } => {
             let mut spec = spec(usize::from(tasks));
+            spec.queue = QUEUES[usize::from(queue)].into();
             spec.parallelism = parallelism.into();
             spec.backoff_limit = limit.into();
             spec.backoff_limit_per_index = indexes.map(|(limit, _)| limit.into());
@@ -176,8 +199,7 @@ fn command(bench: &Bench, step: &Step) -> Option<Command> {
         Step::Update { job, generation, suspend, parallelism, indexes, cost, queue } => {
             let (generation, parallelism) = (generation.into(), parallelism.into());
             let max_failed_indexes = indexes.map(u32::from);
-            let (queue, max_cost) =
-                (["default", "other"][usize::from(queue)].into(), cost.map(|c| PicoPoints(c.into())));
+            let (queue, max_cost) = (QUEUES[usize::from(queue)].into(), cost.map(|c| PicoPoints(c.into())));
             let terms = Some(JobTerms { queue, max_cost, ..JobTerms::from(&spec(1)) });
             let update =
                 JobUpdate { generation, suspend, parallelism, max_failed_indexes, terms, ..JobUpdate::from(&spec(1)) };
@@ -195,8 +217,40 @@ fn command(bench: &Bench, step: &Step) -> Option<Command> {
                 Command::SpendToken { id, secret_hash, key_hash: [key; 32], node: node(&format!("t-{key}")) }
             }
         }
-        Step::Wait { .. } | Step::Lead => return None,
+        Step::Budget { queue, points, period } => {
+            let period = BudgetPeriod::ALL[usize::from(period)];
+            let budget = points.map(|points| Budget { points: PicoPoints(points.into()), period });
+            Command::SetQueue { queue: QUEUES[usize::from(queue)].into(), budget }
+        }
+        Step::Grant { id, points } => Command::Grant {
+            id: format!("g{id}"),
+            queue: "other".into(),
+            amount: PicoPoints(points.into()),
+            note: String::new(),
+        },
+        Step::Preempt { nth } => {
+            let (_, attempt) = nth_running(bench, nth)?;
+            Command::Preempt { attempts: vec![attempt.clone(), attempt], message: "for another".into() }
+        }
+        Step::Wait { .. } | Step::Days { .. } | Step::Lead => return None,
     })
+}
+
+/// Whatever a queue reserved in this step, its budget and its account allowed.
+fn within_their_means(state: &State, before: &[QueueBook; 2]) {
+    for (queue, before) in QUEUES.iter().zip(before) {
+        let book = state.ledger().queue(queue);
+        if book.reserved <= before.reserved {
+            continue;
+        }
+        if let Some(budget) = book.budget {
+            let committed = book.spent_in(budget.period, state.time()) + book.reserved;
+            assert!(committed <= budget.points, "{queue} committed {committed} of {budget:?}");
+        }
+        let balance = state.balance(&AccountId::Tenant((*queue).to_owned()));
+        assert!(book.drawn <= balance, "{queue} draws {} of {balance}", book.drawn);
+        assert!(*queue != "default" || book.drawn == PicoPoints::ZERO);
+    }
 }
 
 /// Every settlement in the journal, by attempt; and that each follows its outcome.
@@ -224,13 +278,15 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_life_keeps_the_books(steps in prop::collection::vec(step(), 1..80), commit_every in 1..6usize) {
+    fn any_life_keeps_the_books(steps in prop::collection::vec(step(), 1..100), commit_every in 1..6usize) {
         let mut bench = Bench::new(&NODES);
         let mut acknowledged = BTreeSet::new();
         let mut waiting: Vec<Submitted> = Vec::new();
         for (count, step) in steps.iter().enumerate() {
+            let before = QUEUES.map(|queue| bench.state().ledger().queue(queue));
             match step {
                 Step::Wait { milliseconds } => bench.wait(u64::from(*milliseconds)),
+                Step::Days { days } => bench.wait(u64::from(*days) * 86_400_000),
                 // The leader dies with what it had not committed; another folds the journal.
                 Step::Lead => {
                     waiting.clear();
@@ -244,6 +300,7 @@ proptest! {
                     },
             }
             bench.state().check_invariants().unwrap();
+            within_their_means(bench.state(), &before);
             if count % commit_every == 0 {
                 bench.commit();
                 for submitted in waiting.drain(..) {
@@ -262,7 +319,10 @@ proptest! {
         let settled = settlements(&bench);
         prop_assert!(settled.values().all(|count| *count == 1), "settled twice: {:?}", settled);
         prop_assert!(acknowledged.iter().all(|attempt| settled.contains_key(attempt)), "published, not settled");
-        prop_assert_eq!(settled.len() as u64, bench.state().ledger().entries());
+        let ledger = bench.state().ledger();
+        prop_assert_eq!(settled.len() as u64, ledger.entries() - ledger.grants());
+        let balances: PicoPoints = ledger.balances().map(|(_, amount)| amount).sum();
+        prop_assert_eq!(balances, PicoPoints::ZERO);
     }
 
     #[test]

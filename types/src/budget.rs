@@ -4,6 +4,9 @@ use crate::units::{PicoPoints, Timestamp};
 use std::fmt;
 use std::str::FromStr;
 
+/// The queue of a job that names none. It is made at first start and draws on the mint: one machine needs no accounting.
+pub const DEFAULT_QUEUE: &str = "default";
+
 const DAY_MS: u64 = 24 * 3600 * 1000;
 /// 1970-01-01 was a Thursday: the Monday before it is three days earlier.
 const MONDAY_BEFORE: u64 = 3;

@@ -17,7 +17,7 @@ pub mod queue;
 pub mod reason;
 pub mod units;
 
-pub use budget::{Budget, BudgetPeriod};
+pub use budget::{Budget, BudgetPeriod, DEFAULT_QUEUE};
 pub use device::{Device, DeviceClass, Measured, Offer, TrustTier};
 pub use ids::{AccountId, AttemptId, CellId, Digest, Epoch, IdError, JobId, NodeId, TaskId, TokenId};
 pub use job::{InputRef, JobSpec, NodeSelector, Objective, Taint, TaintEffect, Toleration, TolerationOperator};

@@ -131,6 +131,12 @@ impl Usage {
         self.amount = self.at(now).saturating_add(reference.0.max(1));
         self.as_of = self.as_of.max(now);
     }
+
+    /// A task ended before its time: that much of its reference time counts as never placed.
+    pub fn take_back(&mut self, reference: Milliseconds, now: Timestamp) {
+        self.amount = self.at(now).saturating_sub(reference.0);
+        self.as_of = self.as_of.max(now);
+    }
 }
 
 #[cfg(test)]

@@ -4,10 +4,13 @@
 //! version cannot do is refused by its field's name, never ignored.
 
 use crate::models::{ReadyModel, ReadyVariant};
+use crate::tenants::Tenant;
 use nightshift_crds as crds;
 use nightshift_state::JobTerms;
 use nightshift_types as types;
-use nightshift_types::{Bytes, Codec, DeviceClass, Digest, Dtype, InputRef, JobSpec, Milliseconds, PicoPoints, Port};
+use nightshift_types::{
+    Budget, Bytes, Codec, DeviceClass, Digest, Dtype, InputRef, JobSpec, Milliseconds, PicoPoints, Port,
+};
 
 /// A spec that cannot be run as it is; the text names the field and the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -163,7 +166,6 @@ pub fn check_supported(spec: &crds::InferenceJobSpec) -> Converted<()> {
     let cases = [
         (!spec.first_available.is_empty(), "spec.firstAvailable", "use spec.modelRef.variant"),
         (spec.min_reputation.is_some(), "spec.minReputation", "use spec.minTrustTier"),
-        (spec.min_parallelism.is_some_and(|n| n > 1), "spec.minParallelism", "leave it out"),
         (spec.output.is_some(), "spec.output", "leave it out and fetch results with `nightshift results`"),
         (spec.input.credentials_secret_ref.is_some(), "spec.input.credentialsSecretRef", "use `nightshift push FILE`"),
         (spec.failure_policy.is_some(), "spec.failurePolicy", "leave it out"),
@@ -172,7 +174,6 @@ pub fn check_supported(spec: &crds::InferenceJobSpec) -> Converted<()> {
             "spec.verification",
             "leave it out or set None",
         ),
-        (spec.priority_class_name.is_some(), "spec.priorityClassName", "leave it out"),
     ];
     match cases.iter().find(|(asked, _, _)| *asked) {
         None => Ok(()),
@@ -203,7 +204,13 @@ pub struct Identity<'a> {
 /// What of a job decides where it runs and who pays: it may change while the job does.
 ///
 /// `memory` is what the model needs unless the job says otherwise, `model_tier` the least tier that the model asks for.
-pub fn terms(spec: &crds::InferenceJobSpec, memory: Bytes, model_tier: types::TrustTier) -> Converted<JobTerms> {
+/// `priority` is that of its PriorityClass, or of its queue.
+pub fn terms(
+    spec: &crds::InferenceJobSpec,
+    memory: Bytes,
+    model_tier: types::TrustTier,
+    priority: i32,
+) -> Converted<JobTerms> {
     let memory = match spec.resources.as_ref().and_then(|r| r.device_memory.as_ref()) {
         Some(quantity) => quantity.0.parse().map_err(|e| no(format!("spec.resources.deviceMemory: {e}")))?,
         None => memory,
@@ -220,6 +227,8 @@ pub fn terms(spec: &crds::InferenceJobSpec, memory: Bytes, model_tier: types::Tr
         min_trust_tier: job_tier.max(model_tier),
         regions: spec.regions.clone(),
         queue: spec.queue_name.clone(),
+        priority,
+        min_parallelism: spec.min_parallelism.unwrap_or(0).max(0) as u32,
     })
 }
 
@@ -230,8 +239,13 @@ pub fn job_spec(
     model: &ReadyModel,
     chosen: &ReadyVariant,
     inputs: Vec<InputRef>,
+    priority: i32,
 ) -> Converted<JobSpec> {
-    let terms = terms(spec, chosen.variant.memory_for_one(), model.min_trust_tier)?;
+    let terms = terms(spec, chosen.variant.memory_for_one(), model.min_trust_tier, priority)?;
+    let (least, tasks) = (terms.min_parallelism as usize, inputs.len());
+    if least > tasks && least > 1 {
+        return Err(no(format!("spec.minParallelism is {least} and the job has {tasks} tasks: lower it")));
+    }
     Ok(JobSpec {
         namespace: identity.namespace.into(),
         name: identity.name.into(),
@@ -255,9 +269,9 @@ pub fn job_spec(
         min_trust_tier: terms.min_trust_tier,
         regions: terms.regions,
         queue: terms.queue,
-        priority: 0,
+        priority: terms.priority,
         parallelism: spec.parallelism.max(0) as u32,
-        min_parallelism: spec.min_parallelism.unwrap_or(0).max(0) as u32,
+        min_parallelism: terms.min_parallelism,
         backoff_limit: spec.backoff_limit().max(0) as u32,
         backoff_limit_per_index: spec.backoff_limit_per_index.map(|limit| limit.max(0) as u32),
         max_failed_indexes: spec.max_failed_indexes.map(|limit| limit.max(0) as u32),
@@ -288,6 +302,33 @@ fn toleration(t: &crds::Toleration) -> Converted<types::Toleration> {
         value: t.value.clone().unwrap_or_default(),
         effect: t.effect.as_deref().filter(|e| !e.is_empty()).map(effect).transpose()?,
     })
+}
+
+/// A queue as the cycle and the ledger know it. `default_priority` is what `spec.defaultPriorityClassName` stands for.
+pub fn tenant(spec: &crds::TenantQueueSpec, default_priority: i32) -> Converted<(Tenant, Option<Budget>)> {
+    let mut quota = types::Quota::default();
+    for limit in &spec.quotas {
+        let amount: Bytes = limit.limit.0.parse().map_err(|e| no(format!("spec.quotas: {e}")))?;
+        match limit.resource {
+            crds::QuotaResource::Tasks => quota.tasks = Some(u32::try_from(amount.0).unwrap_or(u32::MAX)),
+            crds::QuotaResource::DeviceMemory => quota.device_memory = Some(amount),
+        }
+    }
+    let queue = types::TenantQueue {
+        weight: u32::try_from(spec.weight).unwrap_or(1).clamp(1, types::queue::MOST_WEIGHT),
+        tier: spec.tier.as_str().parse().map_err(no)?,
+        stop: spec.stop_policy.as_str().parse().map_err(no)?,
+        quota,
+        max_price_per_hour: points("spec.maxPricePerHour", &spec.max_price_per_hour)?,
+        default_priority,
+    };
+    let namespaces = spec.namespace_selector.clone().unwrap_or_default();
+    let namespaces = namespaces.try_into().map_err(|e| no(format!("spec.namespaceSelector: {e}")))?;
+    let budget = spec.budget.as_ref().map(|budget| {
+        let points = budget.points.pico().map_err(|e| no(format!("spec.budget.points: {e}")))?;
+        Ok(Budget { points, period: budget.period.as_str().parse().map_err(no)? })
+    });
+    Ok((Tenant { queue, namespaces, broken: None }, budget.transpose()?))
 }
 
 /// A node's taints, as its operator set them; one with an unknown effect keeps everything away.

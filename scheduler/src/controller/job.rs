@@ -34,6 +34,8 @@ use tokio_util::sync::CancellationToken;
 const GATHER: Duration = Duration::from_millis(50);
 /// How soon a job is looked at again whose model or input is not there.
 const RETRY: Duration = Duration::from_secs(3);
+/// How soon one is looked at again that came before the queues were read.
+const SOON: Duration = Duration::from_millis(200);
 /// How often jobs of the journal are compared with the objects there are.
 const SWEEP: Duration = Duration::from_secs(30);
 /// A job younger than this is not missed: its object may not be in the cache yet.
@@ -56,16 +58,17 @@ pub enum ReconcileError {
 }
 
 /// Reconciles every InferenceJob until `shutdown`.
-pub async fn run(context: Context, models_changed: tokio::sync::watch::Receiver<u64>, shutdown: CancellationToken) {
+/// `waited_for` counts verdicts on models and changes of queues and priorities.
+pub async fn run(context: Context, waited_for: tokio::sync::watch::Receiver<u64>, shutdown: CancellationToken) {
     let jobs: Api<InferenceJob> = Api::all(context.client.clone());
     let config = Config::default().concurrency(CONCURRENCY);
-    let models = tokio_stream::wrappers::WatchStream::from_changes(models_changed).map(|_| ());
+    let news = tokio_stream::wrappers::WatchStream::from_changes(waited_for).map(|_| ());
     let controller = Controller::new(jobs, watcher::Config::default());
     let watch_errors = context.leader.metrics().watch_errors.with_label_values(&["InferenceJob"]);
     tokio::spawn(sweep(context.clone(), controller.store(), shutdown.clone()));
     controller
         .with_config(config)
-        .reconcile_all_on(models)
+        .reconcile_all_on(news)
         .reconcile_on(changed(context.clone()))
         .graceful_shutdown_on(shutdown.cancelled_owned())
         .run(reconcile, on_error, Arc::new(context))
@@ -167,6 +170,8 @@ enum Next {
     Waiting(InferenceJobStatus),
     /// The journal does not and never will.
     Terminal(InferenceJobStatus),
+    /// The scheduler has not read the queues yet: nothing can be said.
+    Soon,
 }
 
 async fn update(job: &InferenceJob, id: &JobId, known: i64, context: &Context) -> Result<Next, ReconcileError> {
@@ -219,7 +224,9 @@ async fn terms(job: &InferenceJob, id: &JobId, context: &Context) -> Result<Opti
         let chosen = model.variants.iter().find(|v| v.variant.name == known.variant);
         memory = chosen.map_or(memory, |chosen| chosen.variant.memory_for_one());
     }
-    let terms = convert::terms(&job.spec, memory, tier).map_err(|error| ReconcileError::Object(error.to_string()))?;
+    let priority = priority(job, &namespace, context).map_err(ReconcileError::Object)?;
+    let terms =
+        convert::terms(&job.spec, memory, tier, priority).map_err(|error| ReconcileError::Object(error.to_string()))?;
     Ok(Some(terms))
 }
 
@@ -242,6 +249,9 @@ async fn admit(job: &InferenceJob, id: &JobId, context: &Context) -> Result<Next
         let message = "the journal no longer knows this job, which had been admitted; it is not run again: \
                        create it anew if it should be";
         return Ok(Next::Terminal(unknown(condition::FAILED, true, "JournalLost", message)));
+    }
+    if !context.leader.tenants().listed() {
+        return Ok(Next::Soon);
     }
     match prepare(job, context).await? {
         Prepared::Ready(spec) => {
@@ -280,12 +290,26 @@ enum Prepared {
     },
 }
 
+/// The job's priority, if its queue permits its namespace; else why not, and what helps.
+fn priority(job: &InferenceJob, namespace: &str, context: &Context) -> Result<i32, String> {
+    let queue = context.leader.tenants().permit(&job.spec.queue_name, namespace).map_err(|why| why.to_string())?;
+    match &job.spec.priority_class_name {
+        Some(name) => context.priorities.resolve("spec.priorityClassName", name),
+        None => Ok(queue.default_priority),
+    }
+}
+
 async fn prepare(job: &InferenceJob, context: &Context) -> Result<Prepared, ReconcileError> {
     let not_yet = |reason: &str, message: String| Prepared::NotYet { reason: reason.into(), message };
     let namespace = job.namespace().unwrap_or_default();
     if let Err(error) = convert::check_supported(&job.spec) {
         return Ok(Prepared::Misconfigured(error.to_string()));
     }
+    let priority = match priority(job, &namespace, context) {
+        Ok(priority) => priority,
+        // It comes right without a change of the job: when the queue or the class is there.
+        Err(why) => return Ok(not_yet("Misconfigured", why)),
+    };
     let name = &job.spec.model_ref.name;
     let model = match context.leader.models().find(&namespace, name) {
         None => {
@@ -318,7 +342,7 @@ async fn prepare(job: &InferenceJob, context: &Context) -> Result<Prepared, Reco
     let object = job.name_any();
     let generation = job.meta().generation.unwrap_or_default();
     let identity = Identity { namespace: &namespace, name: &object, generation };
-    match convert::job_spec(identity, &job.spec, &model, chosen, inputs) {
+    match convert::job_spec(identity, &job.spec, &model, chosen, inputs, priority) {
         Ok(spec) => Ok(Prepared::Ready(Box::new(spec))),
         Err(error) => Ok(Prepared::Misconfigured(error.to_string())),
     }
@@ -328,6 +352,7 @@ async fn prepare(job: &InferenceJob, context: &Context) -> Result<Prepared, Reco
 async fn finish(job: &InferenceJob, next: Next, context: &Context) -> Result<Action, ReconcileError> {
     let before = job.status.clone().unwrap_or_default();
     let (status, action) = match next {
+        Next::Soon => return Ok(Action::requeue(SOON)),
         Next::Waiting(status) => (status, Action::requeue(RETRY)),
         Next::Terminal(status) => (status, Action::await_change()),
         Next::Facts(id) => {

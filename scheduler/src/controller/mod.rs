@@ -3,6 +3,8 @@
 //! * [`job`]: InferenceJob → admitted job; facts → status
 //! * [`model`]: ModelArtifact → a proved file in the blob store
 //! * [`node`]: joined nodes → ComputeNodes; the operator's wishes → placement
+//! * [`queue`]: TenantQueues → who may spend what; facts → their status
+//! * [`priority`]: names of priorities → numbers
 //! * [`convert`]: the one file that reads the API's types and writes ours
 //! * [`status`]: facts → an InferenceJob's status; pure
 
@@ -12,8 +14,11 @@ pub mod inputs;
 pub mod job;
 pub mod model;
 pub mod node;
+pub mod priority;
+pub mod queue;
 pub mod status;
 
+use self::priority::Priorities;
 use crate::leader::Leader;
 use crate::prove::Prover;
 use crate::uri::FetchPolicy;
@@ -33,6 +38,8 @@ pub struct Context {
     pub prover: Prover,
     /// Publishes Events.
     pub recorder: Recorder,
+    /// What `priorityClassName` stands for.
+    pub priorities: Priorities,
     /// Where people fetch results.
     pub gateway_url: String,
 }

@@ -9,15 +9,17 @@ use crate::fold::counted;
 use crate::ledger::LedgerEntry;
 use crate::state::{Job, POISON_LOSSES, Running, State, TaskState};
 use nightshift_types::{
-    AttemptId, CellId, FailureReason, Fault, JobId, Milliseconds, NodeId, PicoPoints, TaskId, Timestamp,
+    AttemptId, CellId, DEFAULT_QUEUE, FailureReason, Fault, JobId, Milliseconds, NodeId, PicoPoints, TaskId, Timestamp,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What the placements before this one in the same plan add to the state.
 #[derive(Default)]
-struct Planned {
+struct Planned<'a> {
     jobs: BTreeMap<JobId, (u32, PicoPoints)>,
     tasks: BTreeSet<TaskId>,
+    /// What is left to spend, where that is limited.
+    queues: BTreeMap<&'a str, Option<PicoPoints>>,
 }
 
 pub(super) fn place(state: &State, placements: Vec<Placement>, now: Timestamp) -> Result<Decision, Rejection> {
@@ -26,12 +28,12 @@ pub(super) fn place(state: &State, placements: Vec<Placement>, now: Timestamp) -
     let mut decision = Decision::default();
     for placement in placements {
         match place_one(state, cell, &mut planned, &placement, now) {
-            Ok(attempt) => {
+            Ok((attempt, drawn)) => {
                 let Placement { task: _, node, device, memory, quote } = placement;
                 let effect =
                     Effect::Dispatch { attempt: attempt.clone(), node: node.clone(), device: device.clone(), memory };
                 decision.effects.push(effect);
-                decision.events.push(Event::TaskPlaced { attempt, node, device, memory, quote });
+                decision.events.push(Event::TaskPlaced { attempt, node, device, memory, quote, drawn });
             }
             Err(rejection) => decision.declined.push((placement, rejection)),
         }
@@ -41,13 +43,14 @@ pub(super) fn place(state: &State, placements: Vec<Placement>, now: Timestamp) -
     Ok(decision)
 }
 
-fn place_one(
-    state: &State,
+/// The attempt it makes, and whether its queue's own balance pays.
+fn place_one<'a>(
+    state: &'a State,
     cell: &CellId,
-    planned: &mut Planned,
+    planned: &mut Planned<'a>,
     placement: &Placement,
     now: Timestamp,
-) -> Result<AttemptId, Rejection> {
+) -> Result<(AttemptId, bool), Rejection> {
     let Placement { task: id, node, device, quote, .. } = placement;
     check_name("device", device)?;
     if *quote < PicoPoints::ZERO || *quote > MAX_QUOTE {
@@ -74,9 +77,19 @@ fn place_one(
     }
     let (more, more_quotes) = planned.jobs.get(&id.job).copied().unwrap_or_default();
     check_limits(job, more, more_quotes, *quote)?;
+    let queue = job.spec.queue.as_str();
+    let left = planned.queues.entry(queue).or_insert_with(|| state.spendable(queue, now));
+    match left {
+        Some(left) if *quote > *left => {
+            return Err(Rejection::BudgetExhausted { queue: queue.to_owned(), left: *left, quote: *quote });
+        }
+        Some(left) => *left -= *quote,
+        None => {}
+    }
     planned.jobs.insert(id.job.clone(), (more + 1, more_quotes + *quote));
     planned.tasks.insert(id.clone());
-    Ok(AttemptId { cell: cell.clone(), task: id.clone(), number: task.attempts + 1 })
+    let attempt = AttemptId { cell: cell.clone(), task: id.clone(), number: task.attempts + 1 };
+    Ok((attempt, queue != DEFAULT_QUEUE))
 }
 
 fn check_limits(job: &Job, more: u32, more_quotes: PicoPoints, quote: PicoPoints) -> Result<(), Rejection> {
@@ -162,6 +175,22 @@ pub(super) fn lose(
     decision
 }
 
+pub(super) fn preempt(state: &State, attempts: &[AttemptId], message: &str, now: Timestamp) -> Decision {
+    let message = shorten(message.to_owned());
+    let mut decision = Decision::default();
+    let mut changed: BTreeSet<JobId> = BTreeSet::new();
+    let attempts: BTreeSet<&AttemptId> = attempts.iter().collect();
+    for running in attempts.into_iter().filter_map(|attempt| state.current(attempt)) {
+        let (attempt, node, reason) = (running.attempt.clone(), running.node.clone(), FailureReason::Preempted);
+        changed.insert(attempt.task.job.clone());
+        decision.effects.push(Effect::Cancel { node, attempt: attempt.clone(), message: message.clone() });
+        let event = Event::AttemptFailed { attempt, reason, message: message.clone(), requeue: Some(now) };
+        decision.events.push(event);
+    }
+    decision.effects.extend(changed.into_iter().map(|job| Effect::JobChanged { job }));
+    decision
+}
+
 /// The running attempt a node speaks of; none if it is any other attempt.
 fn current<'a>(
     state: &'a State,
@@ -175,10 +204,10 @@ fn current<'a>(
     Ok(state.job(&attempt.task.job).map(|job| (job, running)))
 }
 
-/// What an agent may not say of itself becomes Internal: only the scheduler knows a node lost or a job cancelled.
+/// What an agent may not say of itself becomes Internal: only the scheduler knows a node lost or an attempt stopped.
 fn claimed(reason: FailureReason, message: String) -> (FailureReason, String) {
     match reason {
-        FailureReason::NodeLost | FailureReason::Cancelled => {
+        FailureReason::NodeLost | FailureReason::Cancelled | FailureReason::Preempted => {
             (FailureReason::Internal, format!("the agent says {}", in_words(reason, &message)))
         }
         other => (other, message),
@@ -201,7 +230,7 @@ fn succeed(
     }
     let node = state.node(&running.node).ok_or_else(|| Rejection::UnknownNode(running.node.clone()))?;
     let attempt = running.attempt.clone();
-    let entry = LedgerEntry::settlement(&attempt, &job.spec.queue, &node.owner, running.quote);
+    let entry = LedgerEntry::settlement(&attempt, &job.spec.queue, running.drawn, &node.owner, running.quote);
     let mut events =
         vec![Event::TaskSucceeded { attempt: attempt.clone(), output, timings }, Event::Transferred { entry }];
     let result = out_of_indexes(job, job.succeeded + 1, job.failed, None);
