@@ -170,3 +170,32 @@ fn a_large_batch_that_is_served_is_not_overdue() {
     batch.job.waiting[0].not_before = Timestamp(290_000);
     assert!(!next(&mut queue, &none, &[batch], 300_000, 2).requests[0].overdue);
 }
+
+/// Overdue jobs and Free queues have their turns and no more: priority and Paid keep theirs, from one order to the next too.
+#[test]
+fn those_that_do_not_wait_keep_their_turns() {
+    let low = ["a", "b", "c"].map(|id| job(id, "q", 9));
+    let high = with(at(job("high", "q", 99), 60_000), |spec| spec.priority = 1);
+    let jobs = [low[0].clone(), low[1].clone(), low[2].clone(), high];
+    let none = Tenants::new();
+    let order = next(&mut Queue::default(), &none, &jobs, 60_001, 10);
+    let expected = "a/0 high/0 high/1 high/2 b/0 high/3 high/4 high/5 c/0 high/6";
+    assert_eq!(crate::fixture::text(&order), expected);
+    let free = TenantQueue { tier: QueueTier::Free, ..TenantQueue::default() };
+    let tenants = tenants([("f", free.clone()), ("g", free)]);
+    let paid = [job("f", "f", 9), job("g", "g", 9), at(job("p", "paid", 99), 60_000)];
+    for (jobs, tenants, expected) in
+        [(&jobs[..], &none, expected), (&paid[..], &tenants, "f/0 p/0 p/0 p/0 p/0 p/0 p/0 p/0 p/0 p/0 g/0")]
+    {
+        // One placement an order, of which each shows the job's first task again.
+        let mut queue = Queue::default();
+        let mut served = Vec::new();
+        while served.len() < expected.split(' ').count() {
+            let order = next(&mut queue, tenants, jobs, 60_001, 5);
+            queue.placed(&order, |task| *task == order.requests[0].task);
+            served.push(order.requests[0].task.job.to_string());
+        }
+        let jobs: Vec<_> = expected.split(' ').map(|task| task.split('/').next().unwrap()).collect();
+        assert_eq!(served, jobs);
+    }
+}
