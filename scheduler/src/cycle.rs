@@ -34,8 +34,11 @@ pub fn decide(state: &State, nodes: &Nodes, now: Timestamp, lease: Milliseconds,
         return Decided::default();
     }
     let snapshot = nodes.snapshot(state, now, lease);
-    let requests = one_per_hopeless_job(requests, &snapshot);
-    decided(nodes.pool().plan(snapshot, &requests, &Weights::default()))
+    let mut requests = one_per_hopeless_job(requests, &snapshot);
+    nodes.estimates().prepare(&mut requests);
+    let plan = nodes.pool().plan(snapshot, &requests, &Weights::default());
+    nodes.estimates().promise(&plan, &requests);
+    decided(plan)
 }
 
 /// No task is planned at a quote that its queue cannot pay. Several of one queue may be too much together: the core

@@ -310,7 +310,9 @@ impl Shared {
     fn dispatch(&self, state: &State, attempt: &AttemptId) {
         let Some(running) = state.current(attempt) else { return };
         let Some(frame) = assignment(state, running, &self.epoch) else { return };
-        if !self.nodes.send(&running.node, Down::Assignment(frame)) {
+        if self.nodes.send(&running.node, Down::Assignment(frame)) {
+            self.nodes.estimates().dispatched(attempt, &running.node, clock());
+        } else {
             // The session is gone or slow: the attempt is sent with its next hello, or lost with its lease.
             tracing::info!(%attempt, node = %running.node, "assignment not sent yet");
         }
@@ -359,6 +361,10 @@ impl Shared {
             self.metrics.attempt_seconds.observe(took.as_secs_f64());
             self.changed_nodes.add(success.node.clone());
             self.nodes.accepted(&success.node);
+            let owner = state.nodes().get(&success.node).map_or("", |node| &node.owner);
+            if let Some(verdict) = self.nodes.estimates().succeeded(success, owner) {
+                self.metrics.predicted(&verdict);
+            }
         }
     }
 

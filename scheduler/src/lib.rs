@@ -12,6 +12,7 @@ pub mod credentials;
 pub mod cycle;
 pub mod dispatch;
 pub mod edge;
+pub mod estimates;
 pub mod leader;
 pub mod metrics;
 pub mod models;

@@ -5,6 +5,7 @@
 
 pub mod facts;
 
+use nightshift_placement::estimate::Verdict;
 use nightshift_types::{Bytes, FailureReason};
 use prometheus::{
     Counter, Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
@@ -40,6 +41,10 @@ pub struct Metrics {
     pub placement_wait_seconds: Histogram,
     /// From placement to the accepted report.
     pub attempt_seconds: Histogram,
+    /// What runs took ÷ their predicted 95th percentile.
+    prediction_ratio: Histogram,
+    /// Predictions of accepted runs, by whether the run was within the 95th percentile.
+    predictions: IntCounterVec,
     /// Agents connected now.
     pub sessions: IntGauge,
     /// Jobs of which no node takes a task, as of the last cycle.
@@ -57,6 +62,9 @@ pub struct Metrics {
     /// 1 while this process leads.
     pub leader: IntGauge,
 }
+
+/// Where a run ended against its prediction: 95 of 100 should be within.
+const WITHIN: [&str; 2] = ["p95", "over"];
 
 /// `tasks` label values.
 pub const TASK_STATES: [&str; 2] = ["waiting", "running"];
@@ -92,6 +100,16 @@ impl Metrics {
                 "From a job's admission to the first placement of each of its tasks.",
                 &slow,
             ),
+            prediction_ratio: build.histogram(
+                "placement_prediction_ratio",
+                "What runs took, from dispatch to accepted result, divided by their predicted 95th percentile.",
+                &[0.1, 0.25, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0, 10.0],
+            ),
+            predictions: build.counters(
+                "placement_predictions_total",
+                "Accepted runs, by whether they were within their predicted 95th percentile.",
+                &["within"],
+            ),
             sessions: build.gauge("scheduler_sessions", "Agents connected now."),
             unschedulable: build
                 .gauge("scheduler_unschedulable_jobs", "Jobs of which no node takes a task, as of the last cycle."),
@@ -118,6 +136,12 @@ impl Metrics {
         self.batch_bytes.inc_by(bytes.0);
     }
 
+    /// A run ended that was predicted.
+    pub fn predicted(&self, verdict: &Verdict) {
+        self.prediction_ratio.observe(verdict.took as f64 / verdict.p95.max(1) as f64);
+        self.predictions.with_label_values(&[WITHIN[usize::from(!verdict.within)]]).inc();
+    }
+
     /// Series exist from the start, so that rates and alerts see their first increase.
     fn pre_create(&self) {
         self.attempts.with_label_values(&["Succeeded"]);
@@ -133,6 +157,9 @@ impl Metrics {
         for kind in ["InferenceJob", "ModelArtifact", "ComputeNode"] {
             self.reconcile_errors.with_label_values(&[kind]);
             self.watch_errors.with_label_values(&[kind]);
+        }
+        for within in WITHIN {
+            self.predictions.with_label_values(&[within]);
         }
         for result in ["answered", "failed"] {
             self.scrapes.with_label_values(&[result]);

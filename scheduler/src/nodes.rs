@@ -5,6 +5,7 @@
 
 pub mod census;
 
+use crate::estimates::{Estimates, Known};
 use nightshift_crds::{DECLARED_LABEL_PREFIX, LABEL_DEVICE_CLASS, LABEL_REGION};
 use nightshift_placement::{Correction, DeviceView, NodeView, Pool, Snapshot, Unavailable};
 use nightshift_state::State;
@@ -110,9 +111,9 @@ struct Inner {
     sessions: u64,
 }
 
-/// All nodes, and what placement keeps of them between its cycles.
+/// All nodes, what placement keeps of them between its cycles, and what is known from runs.
 #[derive(Debug, Default)]
-pub struct Nodes(Mutex<Inner>, Mutex<Pool>);
+pub struct Nodes(Mutex<Inner>, Mutex<Pool>, Estimates);
 
 /// A session that was opened; every later call names it, so that a replaced session changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,6 +131,11 @@ impl Nodes {
     /// Placement's index of the nodes, as of its last cycle; each cycle brings it to its own snapshot.
     pub fn pool(&self) -> MutexGuard<'_, Pool> {
         self.1.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What runs took, and what the next should take.
+    pub fn estimates(&self) -> &Estimates {
+        &self.2
     }
 
     /// A hello: `None` if a session with a higher number is already there.
@@ -305,12 +311,12 @@ impl Nodes {
 
     /// What placement sees: every node of the fold that was not revoked, in id order.
     pub fn snapshot(&self, state: &State, now: Timestamp, lease: Milliseconds) -> Snapshot {
-        let inner = self.lock();
+        let (inner, known) = (self.lock(), self.2.known());
         let joined = state.nodes().iter().filter(|(_, node)| !node.revoked);
         let views = joined.map(|(id, node)| {
             let policy = inner.policies.get(id).cloned();
             let policy = policy.unwrap_or_else(|| Policy { tier: node.tier, ..Policy::default() });
-            let mut view = view(id, policy, inner.live.get(id), state, now);
+            let mut view = view(id, policy, inner.live.get(id), state, &known, now);
             view.ready = inner.listed && inner.live.get(id).is_some_and(|live| live.answers(now, lease));
             view
         });
@@ -318,7 +324,14 @@ impl Nodes {
     }
 }
 
-fn view(id: &NodeId, policy: Policy, live: Option<&LiveNode>, state: &State, now: Timestamp) -> NodeView {
+fn view(
+    id: &NodeId,
+    policy: Policy,
+    live: Option<&LiveNode>,
+    state: &State,
+    known: &Known<'_>,
+    now: Timestamp,
+) -> NodeView {
     let mut view = NodeView::new(id.clone());
     view.unschedulable = policy.unschedulable;
     view.tier = policy.tier;
@@ -333,14 +346,18 @@ fn view(id: &NodeId, policy: Policy, live: Option<&LiveNode>, state: &State, now
     view.measured = live.announced.measured;
     view.round_trip = live.round_trip;
     view.cached = live.resident.cached.clone();
-    view.devices = live.announced.devices.iter().map(|device| device_view(id, device, live, state)).collect();
+    view.devices = live.announced.devices.iter().map(|device| device_view(id, device, live, state, known)).collect();
+    known.correct(&mut view);
     view
 }
 
-fn device_view(id: &NodeId, device: &Device, live: &LiveNode, state: &State) -> DeviceView {
+fn device_view(id: &NodeId, device: &Device, live: &LiveNode, state: &State, known: &Known<'_>) -> DeviceView {
     let here = || state.running_on(id).filter(|running| running.device == device.name);
     let held: Bytes = here().map(|running| running.memory).sum();
-    let queued = here().filter_map(|running| state.job(&running.attempt.task.job)).map(|job| job.spec.reference.0);
+    let queued = here().filter_map(|running| {
+        let task = &running.attempt.task;
+        known.busy_ms(task, id).or_else(|| state.job(&task.job).map(|job| job.spec.reference.0))
+    });
     let loaded = live.resident.loaded.iter().filter(|(_, name)| *name == device.name);
     DeviceView {
         name: device.name.clone(),

@@ -139,6 +139,12 @@ async fn figures_follow_a_job_from_waiting_to_paid() {
     assert_eq!(value(&text, "nightshift_scheduler_nodes{state=\"Ready\"}"), 1.0);
     assert_eq!(value(&text, "nightshift_scheduler_placement_wait_seconds_count"), 2.0);
     assert_eq!(value(&text, "nightshift_ledger_entries_total"), 2.0);
+    // Both were predicted, and judged once.
+    let judged = |within: &str| value(&text, &format!("nightshift_placement_predictions_total{{within=\"{within}\"}}"));
+    assert_eq!(
+        (judged("p95") + judged("over"), value(&text, "nightshift_placement_prediction_ratio_count")),
+        (2.0, 2.0)
+    );
     assert_eq!(value(&text, "nightshift_ledger_reserved_points"), 0.0);
     let charged = value(&text, "nightshift_ledger_charged_points_total");
     assert!(reserved > 0.0 && (charged - 2.0 * reserved).abs() < 1e-12, "{charged} is not twice {reserved}");
