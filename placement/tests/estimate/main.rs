@@ -7,8 +7,17 @@ mod world;
 
 use world::{Ended, Setting, World};
 
-const SETTING: Setting =
-    Setting { nodes: 40, models: 14, runs: 8_000, load: 0.5, noise: 0.2, steady: 1_500, owners: 12, corrected: true };
+const SETTING: Setting = Setting {
+    nodes: 40,
+    models: 14,
+    runs: 4_000,
+    load: 0.5,
+    noise: 0.2,
+    unlike: 0.2,
+    steady: 1_500,
+    owners: 12,
+    corrected: true,
+};
 /// Runs before predictions are judged.
 const WARM_UP: usize = 1_200;
 
@@ -80,8 +89,9 @@ fn of_a_mixed_workload_the_predicted_percentile_holds_for_95_of_100_runs() {
         ("busy", 3, Setting { load: 4.0, ..SETTING }),
         ("noisy", 4, Setting { noise: 0.4, ..SETTING }),
         ("ever changing", 5, Setting { steady: 150, ..SETTING }),
+        ("classes unlike", 8, Setting { unlike: 0.8, ..SETTING }),
         ("one owner, 6 nodes", 6, Setting { nodes: 6, owners: 1, ..SETTING }),
-        ("120 nodes, 40 models", 7, Setting { nodes: 120, models: 40, owners: 50, ..SETTING }),
+        ("120 nodes, 40 models", 7, Setting { nodes: 120, models: 40, runs: 8_000, owners: 50, ..SETTING }),
     ];
     for (name, seed, setting) in pools {
         let [prior, observed] = compare(name, seed, setting);

@@ -26,6 +26,8 @@ pub struct Setting {
     pub load: f64,
     /// Standard deviation of the logarithm of a run's service time.
     pub noise: f64,
+    /// The same of how much longer a model takes on accelerators than on processors, against what benchmarks say.
+    pub unlike: f64,
     /// Events between two lasting changes of some machine's speed.
     pub steady: u64,
     /// Owners of the nodes.
@@ -147,7 +149,7 @@ fn node(random: &mut Random, number: usize, owners: usize) -> (NodeView, Truth) 
     (view, truth)
 }
 
-fn model(random: &mut Random, number: usize) -> Model {
+fn model(random: &mut Random, number: usize, unlike: f64) -> Model {
     let reference = lognormal(random, 1_500.0, 1.2).clamp(20.0, 60_000.0);
     let size = lognormal(random, 2e8, 1.0) as u64;
     let slower = lognormal(random, 1.0, 0.6);
@@ -163,7 +165,7 @@ fn model(random: &mut Random, number: usize) -> Model {
         inputs: vec![InputRef { digest: Digest([1; 32]), size: Bytes(lognormal(random, 2e5, 1.0) as u64) }],
         ..plain_spec()
     };
-    let unlike = (0.2 * normal(random)).exp();
+    let unlike = (unlike * normal(random)).exp();
     Model { spec: spec.into(), slower: [slower, slower * unlike] }
 }
 
@@ -172,7 +174,7 @@ impl World {
         let mut random = Random(seed);
         let (nodes, truths): (Vec<_>, Vec<_>) =
             (0..setting.nodes).map(|number| node(&mut random, number, setting.owners)).unzip();
-        let models: Vec<Model> = (0..setting.models).map(|number| model(&mut random, number)).collect();
+        let models: Vec<Model> = (0..setting.models).map(|number| model(&mut random, number, setting.unlike)).collect();
         // What a run takes on average over models and nodes, nanoseconds.
         let mut sum = 0.0;
         for (model, view, truth) in
