@@ -1,13 +1,16 @@
 //! The pipeline: queue → filter → score → plan → commit → dispatch.
 //!
-//! in → the fold, live nodes, the time · out → placements to commit, and why the others wait · invariant: everything
-//! between the snapshot and the commit is `nightshift-placement`'s: pure.
+//! in → the fold, live nodes, the queues' terms, the time · out → placements to commit, and why the others wait ·
+//! invariant: everything between the snapshot and the commit is `nightshift-placement`'s: pure. What a [`Cycle`] keeps is
+//! soft: a leader that starts without it places as well, but looks at more.
 
 use crate::nodes::Nodes;
-use nightshift_placement::{Plan, Request, WaitingJob, WaitingTask, Weights, WhyNot, queue};
+use nightshift_placement::queue::{Held, Order, Queue, QueuedJob, Refusal, Tenant};
+use nightshift_placement::{AdmittedReason, Plan, Request, WaitingJob, WaitingTask, Weights, WhyNot};
 use nightshift_state::{Job, Placement, State, TaskState};
-use nightshift_types::{JobId, Milliseconds, PicoPoints, Timestamp};
-use std::collections::{BTreeMap, BTreeSet};
+use nightshift_types::{Bytes, JobId, Milliseconds, PicoPoints, TaskId, TenantQueue, Timestamp};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 /// Tasks looked at in one cycle; the next cycle follows at once if there are more.
 pub const MAX_REQUESTS: usize = 4096;
@@ -19,26 +22,157 @@ pub struct Decided {
     pub placements: Vec<Placement>,
     /// Jobs of which at least one task was placed or refused, and the refusal if there was one.
     pub verdicts: BTreeMap<JobId, Option<WhyNot>>,
+    /// What was looked at, and why the other jobs were not.
+    pub order: Arc<Order>,
 }
 
-/// One cycle's decisions. Of a job that was `refused` before only one task is looked at: its tasks are alike, and a
-/// batch that fits nowhere must not hide the jobs behind it.
-pub fn decide(state: &State, nodes: &Nodes, now: Timestamp, lease: Milliseconds, refused: &BTreeSet<JobId>) -> Decided {
-    let jobs: Vec<WaitingJob> = state
-        .unfinished()
-        .map(|job| waiting_job(job, now, if refused.contains(&job.id) { 1 } else { job.spec.parallelism as usize }))
-        .collect();
-    let mut requests = queue::next(&jobs, now, MAX_REQUESTS);
-    within_their_means(state, now, &mut requests);
-    if requests.is_empty() {
-        return Decided::default();
+/// What could make a refused task fit, counted: a number that rose since means look again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct News {
+    /// Changes of nodes: joined, available, another ask.
+    nodes: u64,
+    /// Attempts that ended, as far as this leader placed them or found them running.
+    ended: u64,
+    /// Grants of points.
+    grants: u64,
+}
+
+/// A job's last looks that found no node.
+#[derive(Debug, Clone)]
+struct Refused {
+    count: u32,
+    at: Timestamp,
+    /// What was true then.
+    news: News,
+    /// Capacity may help: anything that ends is news.
+    capacity: bool,
+    /// Of the spec that was refused; another one is another question.
+    generation: i64,
+}
+
+/// What is kept from one cycle to the next.
+#[derive(Debug, Default)]
+pub struct Cycle {
+    queue: Queue,
+    refused: HashMap<JobId, Refused>,
+    /// Attempts that were running at the last cycle or placed since.
+    placed: u64,
+    ended: u64,
+}
+
+impl Cycle {
+    /// One cycle's decisions.
+    pub fn decide(
+        &mut self,
+        state: &State,
+        nodes: &Nodes,
+        queues: &BTreeMap<String, TenantQueue>,
+        now: Timestamp,
+        lease: Milliseconds,
+    ) -> Decided {
+        let running = state.unfinished().map(|job| u64::from(job.running)).sum();
+        self.ended += self.placed.saturating_sub(running);
+        self.placed = running;
+        let news = News { nodes: nodes.changes(), ended: self.ended, grants: state.ledger().grants() };
+        let tenants = tenants(state, queues, now);
+        let jobs: Vec<QueuedJob> = state.unfinished().map(|job| self.queued(job, news, now)).collect();
+        let mut order = self.queue.next(&tenants, &jobs, now, MAX_REQUESTS);
+        within_their_means(state, now, &mut order.requests);
+        if order.requests.is_empty() {
+            return Decided { order: Arc::new(order), ..Decided::default() };
+        }
+        nodes.estimates().prepare(&mut order.requests);
+        let snapshot = nodes.snapshot(state, now, lease);
+        let plan = nodes.pool().plan(snapshot, &order.requests, &Weights::default());
+        nodes.estimates().promise(&plan, &order.requests);
+        let decided = decided(plan, order);
+        self.remember(&decided, state, news, now);
+        decided
     }
-    let snapshot = nodes.snapshot(state, now, lease);
-    let mut requests = one_per_hopeless_job(requests, &snapshot);
-    nodes.estimates().prepare(&mut requests);
-    let plan = nodes.pool().plan(snapshot, &requests, &Weights::default());
-    nodes.estimates().promise(&plan, &requests);
-    decided(plan)
+
+    /// Those of the decided placements that were taken are on their nodes now.
+    pub fn committed(&mut self, order: &Order, placed: impl Fn(&TaskId) -> bool) {
+        self.placed += order.requests.iter().filter(|request| placed(&request.task)).count() as u64;
+        self.queue.placed(order, placed);
+    }
+
+    /// No more of its tasks than may start: a batch of thousands costs a cycle no more than one of tens.
+    fn queued(&self, job: &Job, news: News, now: Timestamp) -> QueuedJob {
+        let refusal = self.refused.get(&job.id).filter(|refused| refused.generation == job.spec.generation);
+        // A refused one shows one task, another each time; the first few are enough to choose from.
+        let most = job.spec.parallelism.saturating_sub(job.running).max(1) as usize;
+        let waiting = job.tasks.iter().enumerate().filter_map(|(index, task)| match task.state {
+            TaskState::Waiting { not_before } if not_before <= now => {
+                Some(WaitingTask { index: index as u32, not_before, avoid: task.avoid.clone() })
+            }
+            _ => None,
+        });
+        QueuedJob {
+            job: WaitingJob {
+                id: job.id.clone(),
+                spec: job.spec.clone(),
+                submitted: job.admitted_at,
+                running: job.running,
+                committed: job.cost + job.reserved,
+                waiting: waiting.take(most).collect(),
+            },
+            unfinished: job.running + job.waiting(),
+            active_since: job.active_since,
+            pending_since: job.pending_since,
+            refusal: refusal.map(|refused| Refusal {
+                count: refused.count,
+                at: refused.at,
+                changed: refused.helped_by(news),
+            }),
+        }
+    }
+
+    fn remember(&mut self, decided: &Decided, state: &State, news: News, now: Timestamp) {
+        for (id, verdict) in &decided.verdicts {
+            let (Some(why), Some(job)) = (verdict, state.job(id)) else {
+                self.refused.remove(id);
+                continue;
+            };
+            let count = self.refused.get(id).map_or(0, |refused| refused.count);
+            let capacity = why.admitted_reason() == AdmittedReason::WaitingForCapacity;
+            let refused =
+                Refused { count: count.saturating_add(1), at: now, news, capacity, generation: job.spec.generation };
+            self.refused.insert(id.clone(), refused);
+        }
+        if self.refused.len() > 2 * state.unfinished_count() {
+            self.refused.retain(|id, _| state.job(id).is_some_and(|job| job.result.is_none()));
+        }
+    }
+}
+
+impl Refused {
+    fn helped_by(&self, news: News) -> bool {
+        news.nodes != self.news.nodes
+            || news.grants != self.news.grants
+            || (self.capacity && news.ended != self.news.ended)
+    }
+}
+
+/// Every queue that has terms or a job, with what it uses now.
+fn tenants(state: &State, queues: &BTreeMap<String, TenantQueue>, now: Timestamp) -> BTreeMap<String, Tenant> {
+    let new = |name: &str| {
+        let queue = queues.get(name).cloned().unwrap_or_default();
+        Tenant { queue, usage: state.usage(name, now), ..Tenant::default() }
+    };
+    let mut tenants: BTreeMap<String, Tenant> = BTreeMap::new();
+    for job in state.unfinished() {
+        let name = job.spec.queue.as_str();
+        if !tenants.contains_key(name) {
+            tenants.insert(name.to_owned(), new(name));
+        }
+        if let Some(tenant) = tenants.get_mut(name) {
+            tenant.running += job.running;
+            // What its tasks were given when they were placed; the spec's memory may have changed since.
+            let held = job.spec.memory.0.saturating_mul(u64::from(job.running));
+            tenant.memory = Bytes(tenant.memory.0.saturating_add(held));
+        }
+    }
+    tenants
 }
 
 /// No task is planned at a quote that its queue cannot pay. Several of one queue may be too much together: the core
@@ -55,19 +189,8 @@ fn within_their_means(state: &State, now: Timestamp, requests: &mut [Request]) {
     }
 }
 
-/// Tasks of one job are alike: where no node can take the first, the others need no look. With no nodes at all a batch
-/// of thousands costs one explanation a job.
-fn one_per_hopeless_job(requests: Vec<Request>, snapshot: &nightshift_placement::Snapshot) -> Vec<Request> {
-    let able = snapshot.nodes.iter().any(|node| node.ready && !node.unschedulable && node.unavailable.is_none());
-    if able {
-        return requests;
-    }
-    let mut seen = BTreeSet::new();
-    requests.into_iter().filter(|request| seen.insert(request.task.job.clone())).collect()
-}
-
-fn decided(plan: Plan) -> Decided {
-    let mut decided = Decided::default();
+fn decided(plan: Plan, order: Order) -> Decided {
+    let mut decided = Decided { order: Arc::new(order), ..Decided::default() };
     for placed in plan.placements {
         decided.verdicts.entry(placed.task.job.clone()).or_insert(None);
         let (task, node, device) = (placed.task, placed.node, placed.device);
@@ -79,20 +202,8 @@ fn decided(plan: Plan) -> Decided {
     decided
 }
 
-/// No more of its tasks than may start: a batch of thousands costs a cycle no more than one of tens.
-fn waiting_job(job: &Job, now: Timestamp, most: usize) -> WaitingJob {
-    let waiting = job.tasks.iter().enumerate().filter_map(|(index, task)| match task.state {
-        TaskState::Waiting { not_before } if not_before <= now => {
-            Some(WaitingTask { index: index as u32, not_before, avoid: task.avoid.clone() })
-        }
-        _ => None,
-    });
-    WaitingJob {
-        id: job.id.clone(),
-        spec: job.spec.clone(),
-        submitted: job.admitted_at,
-        running: job.running,
-        committed: job.cost + job.reserved,
-        waiting: waiting.take(most).collect(),
-    }
+/// Whether a person should read it in the job's conditions; the others pass by themselves, or stand there already.
+pub fn worth_saying(held: &Held) -> bool {
+    use Held::{GangNotReady, KeptFor, MemoryQuota, QueueStopped, TaskQuota};
+    matches!(held, QueueStopped(_) | TaskQuota { .. } | MemoryQuota { .. } | KeptFor(_) | GangNotReady { .. })
 }

@@ -6,6 +6,7 @@
 mod turn;
 
 use crate::blobs::BlobStore;
+use crate::cycle::Cycle;
 use crate::dispatch::assignment;
 use crate::metrics::Metrics;
 use crate::models::ModelRegistry;
@@ -13,13 +14,14 @@ use crate::nodes::Nodes;
 use crate::scrape::Scrapes;
 use crate::tenants::Tenants;
 use nightshift_placement::WhyNot;
+use nightshift_placement::queue::{Held, Order};
 use nightshift_state::{Command, Core, Effect, Folded, JobResult, Journal, JournalError, Rejection, State, TaskState};
 use nightshift_types::{AttemptId, CellId, Epoch, FailureReason, JobId, Milliseconds, NodeId, Timestamp};
 use nightshift_wire::pki::CertificateAuthority;
 use nightshift_wire::proto::{self, scheduler_message::Kind as Down};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use thiserror::Error;
 use tokio::sync::{Notify, RwLock, RwLockReadGuard, mpsc, oneshot};
 
@@ -74,6 +76,8 @@ struct Shared {
     metrics: Metrics,
     scrapes: Scrapes,
     why: Mutex<BTreeMap<JobId, WhyNot>>,
+    held: Mutex<BTreeMap<JobId, Held>>,
+    order: Mutex<Arc<Order>>,
     /// Finished jobs that the metrics counted.
     counted: Mutex<BTreeSet<JobId>>,
     wake: Notify,
@@ -136,7 +140,8 @@ pub struct Lead<J> {
     journal: J,
     shared: Arc<Shared>,
     asks: mpsc::Receiver<Ask>,
-    planned: Instant,
+    pace: turn::Pace,
+    cycle: Cycle,
 }
 
 /// Recovers the state from the journal and starts leading: the first commit is `LeaderStarted`.
@@ -164,12 +169,17 @@ pub async fn start<J: Journal>(
         metrics,
         scrapes: Scrapes::default(),
         why: Mutex::default(),
+        held: Mutex::default(),
+        order: Mutex::default(),
         counted: Mutex::default(),
         wake: Notify::new(),
         changed_jobs: Changed::default(),
         changed_nodes: Changed::default(),
     });
-    Ok((Leader { shared: shared.clone(), asks: sender }, Lead { journal, shared, asks, planned: Instant::now() }))
+    Ok((
+        Leader { shared: shared.clone(), asks: sender },
+        Lead { journal, shared, asks, pace: turn::Pace::default(), cycle: Cycle::default() },
+    ))
 }
 
 fn clock() -> Timestamp {
@@ -259,6 +269,15 @@ impl Leader {
     /// Why a job's tasks wait, as of the last cycle that looked.
     pub fn why(&self, job: &JobId) -> Option<WhyNot> {
         self.shared.why.lock().unwrap_or_else(PoisonError::into_inner).get(job).cloned()
+    }
+
+    /// Why nothing of a job was looked at in the last cycle, where that is for a person to change.
+    pub fn held(&self, job: &JobId) -> Option<Held> {
+        self.shared.held.lock().unwrap_or_else(PoisonError::into_inner).get(job).cloned()
+    }
+    /// What the last cycle looked at, in its order.
+    pub fn order(&self) -> Arc<Order> {
+        self.shared.order.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The first frame down a session.
@@ -384,6 +403,7 @@ impl Shared {
         }
         if result.is_some() || state.job(job).is_none() {
             self.why.lock().unwrap_or_else(PoisonError::into_inner).remove(job);
+            self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(job);
         }
         self.changed_jobs.add(job.clone());
     }

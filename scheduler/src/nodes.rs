@@ -109,6 +109,8 @@ struct Inner {
     live: BTreeMap<NodeId, LiveNode>,
     policies: BTreeMap<NodeId, Policy>,
     sessions: u64,
+    /// Rises with everything that may let a node take what it could not take before.
+    changes: u64,
 }
 
 /// All nodes, what placement keeps of them between its cycles, and what is known from runs.
@@ -146,6 +148,7 @@ impl Nodes {
             return None;
         }
         inner.sessions += 1;
+        inner.changes += 1;
         let id = inner.sessions;
         let live = LiveNode {
             announced,
@@ -217,12 +220,15 @@ impl Nodes {
             }
             news
         });
-        news.unwrap_or(false)
+        let news = news.unwrap_or(false);
+        self.lock().changes += u64::from(news);
+        news
     }
 
     /// The owner changed the offer.
     pub fn offer(&self, key: &SessionKey, offer: Offer) {
         self.with(key, |live| live.announced.offer = offer);
+        self.lock().changes += 1;
     }
 
     /// The node refused an assignment: out for a while, the longer the more often.
@@ -270,12 +276,23 @@ impl Nodes {
 
     /// The operator's ComputeNodes are known: nodes may get work from now on.
     pub fn policies_listed(&self) {
-        self.lock().listed = true;
+        let mut inner = self.lock();
+        inner.listed = true;
+        inner.changes += 1;
     }
 
     /// What the operator's object says now; true if that is news.
     pub fn set_policy(&self, node: &NodeId, policy: Policy) -> bool {
-        self.lock().policies.insert(node.clone(), policy.clone()).as_ref() != Some(&policy)
+        let mut inner = self.lock();
+        let changed = inner.policies.insert(node.clone(), policy.clone()).as_ref() != Some(&policy);
+        inner.changes += u64::from(changed);
+        changed
+    }
+
+    /// A number that rises whenever a node may take what it could not take before: it joined, became available, has
+    /// another model, ask or policy.
+    pub fn changes(&self) -> u64 {
+        self.lock().changes
     }
 
     /// When the node was last heard, if ever in this leader's time.

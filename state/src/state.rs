@@ -298,6 +298,10 @@ impl State {
     pub fn unfinished(&self) -> impl Iterator<Item = &Job> {
         self.unfinished.iter().filter_map(|number| self.jobs.get(number))
     }
+    /// Number of jobs without a result.
+    pub fn unfinished_count(&self) -> usize {
+        self.unfinished.len()
+    }
     /// One job.
     pub fn job(&self, job: &JobId) -> Option<&Job> {
         self.jobs.get(self.numbers.get(job)?)

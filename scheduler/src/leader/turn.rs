@@ -4,16 +4,17 @@
 //! the batch that holds it is durable.
 
 use super::{Ask, Lead, Shared, clock};
-use crate::cycle;
+use crate::cycle::{self, Cycle};
 use crate::dispatch::deadline;
 use crate::metrics::Metrics;
 use nightshift_placement::WhyNot;
+use nightshift_placement::queue::{Held, Order};
 use nightshift_state::{
     Command, Core, Effect, EncodedBatch, Head, Journal, JournalError, Outcome, Rejection, State, Submitted,
 };
-use nightshift_types::{AttemptId, Bytes, FailureReason, JobId, NodeId, Timestamp};
+use nightshift_types::{AttemptId, Bytes, FailureReason, JobId, NodeId, TaskId, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +27,31 @@ const TICK: Duration = Duration::from_millis(250);
 const REPLAN: Duration = Duration::from_millis(500);
 /// Between two tries of an append that the store did not answer.
 const RETRY: Duration = Duration::from_millis(200);
+/// After a plan the next one waits so many times as long as that took: where a plan of many jobs takes long, news are
+/// planned together, and the leader has most of its time for commands. A small pool's plan takes microseconds.
+const PACE: u32 = 3;
+/// What time alone asks for is looked for this often.
+const TIMED: Duration = Duration::from_millis(100);
+
+/// When the leader did last what need not be done in each turn.
+#[derive(Debug)]
+pub(super) struct Pace {
+    /// The last plan began.
+    planned: Instant,
+    /// No plan before.
+    not_before: Instant,
+    /// There is news that no plan saw.
+    news: bool,
+    timed: Instant,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        let now = Instant::now();
+        Self { planned: now, not_before: now, news: true, timed: now - TIMED }
+    }
+}
+
 impl<J: Journal> Lead<J> {
     /// Leads until `shutdown`, or until the fence is lost, which ends the process: what was decided since is void.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), JournalError> {
@@ -35,7 +61,8 @@ impl<J: Journal> Lead<J> {
         let mut lost = std::pin::pin!(self.journal.lost());
         loop {
             let mut gathered = Vec::new();
-            let mut news = true;
+            // A plan that is due wakes the leader when it may be made.
+            let due = if self.pace.news { self.pace.not_before } else { Instant::now() + TICK };
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
@@ -43,10 +70,12 @@ impl<J: Journal> Lead<J> {
                     return Err(JournalError::LostFence("its lease ran out".into()));
                 }
                 count = self.asks.recv_many(&mut gathered, MAX_GATHERED) => if count == 0 { break },
-                () = self.shared.wake.notified() => {}
-                _ = timer.tick() => news = self.planned.elapsed() >= REPLAN,
+                () = self.shared.wake.notified() => self.pace.news = true,
+                () = tokio::time::sleep_until(due.into()), if self.pace.news => {}
+                _ = timer.tick() => self.pace.news |= self.pace.planned.elapsed() >= REPLAN,
             }
-            self.turn(gathered, news, &shutdown).await?;
+            self.pace.news |= !gathered.is_empty();
+            self.turn(gathered, &shutdown).await?;
         }
         self.shared.metrics.leader.set(0);
         // A standby need not wait for the lease; where that fails it does.
@@ -58,7 +87,7 @@ impl<J: Journal> Lead<J> {
 
     /// Decide, commit, release: the way of everything.
     #[tracing::instrument(level = "debug", skip_all, fields(asks = gathered.len()))]
-    async fn turn(&mut self, gathered: Vec<Ask>, news: bool, shutdown: &CancellationToken) -> Result<(), JournalError> {
+    async fn turn(&mut self, gathered: Vec<Ask>, shutdown: &CancellationToken) -> Result<(), JournalError> {
         let started = Instant::now();
         let shared = self.shared.clone();
         let now = clock();
@@ -75,14 +104,19 @@ impl<J: Journal> Lead<J> {
                 Err(rejection) => drop(reply.send(Err(rejection))),
             }
         }
-        for command in timed(core.state(), &shared, now) {
-            count(&shared.metrics, core.state(), &command);
-            answered.extend(core.submit(command, now).ok().map(|submitted| (None, submitted)));
+        if self.pace.timed.elapsed() >= TIMED {
+            self.pace.timed = started;
+            for command in timed(core.state(), &shared, now) {
+                count(&shared.metrics, core.state(), &command);
+                answered.extend(core.submit(command, now).ok().map(|submitted| (None, submitted)));
+            }
+            // A lost lease or a passed deadline is news too.
+            self.pace.news |= core.backlog() > 0;
         }
-        // A lost lease or a passed deadline is news too.
-        if news || core.backlog() > 0 {
-            self.planned = started;
-            answered.extend(place(&mut core, &shared, now).map(|submitted| (None, submitted)));
+        if self.pace.news && Instant::now() >= self.pace.not_before {
+            (self.pace.news, self.pace.planned) = (false, Instant::now());
+            answered.extend(place(&mut self.cycle, &mut core, &shared, now).map(|submitted| (None, submitted)));
+            self.pace.not_before = Instant::now() + self.pace.planned.elapsed() * PACE;
         }
         let mut committed = false;
         while let Some(batch) = core.take_batch() {
@@ -204,24 +238,27 @@ fn timed(state: &State, shared: &Shared, now: Timestamp) -> Vec<Command> {
 }
 
 /// Plans, and hands the plan to the core: a placement that lost a race is declined there and planned again.
-fn place(core: &mut Core, shared: &Shared, now: Timestamp) -> Option<Submitted> {
+fn place(cycle: &mut Cycle, core: &mut Core, shared: &Shared, now: Timestamp) -> Option<Submitted> {
     if core.state().waiting_count() == 0 {
         shared.metrics.unschedulable.set(0);
         return None;
     }
-    let refused: BTreeSet<JobId> = shared.why.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
-    let decided = cycle::decide(core.state(), &shared.nodes, now, shared.lease(), &refused);
+    if !shared.tenants.listed() {
+        return None;
+    }
+    let decided = cycle.decide(core.state(), &shared.nodes, &shared.tenants.all(), now, shared.lease());
     note_verdicts(shared, decided.verdicts);
+    note_held(shared, &decided.order);
     if decided.placements.is_empty() {
         return None;
     }
-    // There may be more to place: the request limit was reached, or a job that fits again showed one task only.
-    let more = decided.placements.len() >= cycle::MAX_REQUESTS
-        || decided.placements.iter().any(|placement| refused.contains(&placement.task.job));
+    let planned: BTreeSet<TaskId> = decided.placements.iter().map(|placement| placement.task.clone()).collect();
     let submitted = core.submit(Command::Place(decided.placements), now).ok()?;
-    if more || !submitted.declined().is_empty() {
-        shared.wake.notify_one();
-    }
+    let declined: BTreeSet<&TaskId> = submitted.declined().iter().map(|(placement, _)| &placement.task).collect();
+    cycle.committed(&decided.order, |task| planned.contains(task) && !declined.contains(task));
+    // There may be more to place: the request limit was reached, a job that fits again showed one task only, or a gang
+    // that has started may go on.
+    shared.wake.notify_one();
     Some(submitted)
 }
 
@@ -237,6 +274,22 @@ fn note_verdicts(shared: &Shared, verdicts: BTreeMap<JobId, Option<WhyNot>>) {
         }
     }
     shared.metrics.unschedulable.set(why.len() as i64);
+}
+
+/// Keeps the order for `explain`, and for the conditions why jobs are held.
+fn note_held(shared: &Shared, order: &Arc<Order>) {
+    let worth = order.held.iter().filter(|(_, held)| cycle::worth_saying(held));
+    let now: BTreeMap<JobId, Held> = worth.cloned().collect();
+    let mut before = shared.held.lock().unwrap_or_else(PoisonError::into_inner);
+    for (job, held) in now.iter().filter(|(job, held)| before.get(*job) != Some(held)) {
+        tracing::debug!(%job, %held, "held");
+        shared.changed_jobs.add(job.clone());
+    }
+    for job in before.keys().filter(|job| !now.contains_key(*job)) {
+        shared.changed_jobs.add(job.clone());
+    }
+    *before = now;
+    *shared.order.lock().unwrap_or_else(PoisonError::into_inner) = order.clone();
 }
 
 fn gauge(metrics: &Metrics, state: &State) {

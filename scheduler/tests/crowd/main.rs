@@ -23,6 +23,8 @@ fn size(variable: &str, default: u64) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_is_shared_fairly_and_nobody_starves() {
     let (jobs, machines) = (size("NIGHTSHIFT_CROWD_JOBS", 1_000), size("NIGHTSHIFT_CROWD_MACHINES", 100));
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "error".into());
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
     let folder = tempfile::tempdir().unwrap();
     let plane = Plane::start_with_lease(folder.path(), Duration::from_secs(30)).await;
     for (name, gigaflops) in MODELS {
@@ -35,7 +37,11 @@ async fn a_crowd_is_shared_fairly_and_nobody_starves() {
     let kinds = apply(&plane, jobs).await;
     println!("{jobs} jobs applied {:?} after the start", began.elapsed());
     until_within(Duration::from_secs(300), "every job is admitted", async || {
-        (plane.leader.state().await.unfinished().count() as u64 == jobs).then_some(())
+        let admitted = plane.leader.state().await.unfinished().count() as u64;
+        if began.elapsed().as_millis() % 5_000 < 25 {
+            println!("{admitted} of {jobs} admitted {:?} after the start", began.elapsed());
+        }
+        (admitted == jobs).then_some(())
     })
     .await;
     println!("all admitted {:?} after the start", began.elapsed());
