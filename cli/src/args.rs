@@ -10,7 +10,8 @@ Begin:
   kubectl apply -f examples/voice/
   nightshift explain job/voice
 
-Everything else is kubectl: inferencejobs (ij), modelartifacts (ma), computenodes (cnode).";
+Everything else is kubectl: inferencejobs (ij), modelartifacts (ma), computenodes (cnode),
+tenantqueues (tq).";
 
 /// Nightshift: idle machines as one pool for AI inference, driven like Kubernetes
 #[derive(Parser, Debug)]
@@ -41,6 +42,9 @@ pub enum Command {
     /// Let other machines join
     #[command(subcommand)]
     Token(cmd::token::Token),
+    /// Bring points in, and show who has, paid and got how many
+    #[command(subcommand)]
+    Points(cmd::points::Points),
     /// Learn a cluster's gateway, for the commands that need it
     Connect(cmd::connect::Args),
     /// Check, print, save and restore the journal: what was placed, what came out, what was paid

@@ -74,6 +74,32 @@ pub struct TokenRequest {
     pub ttl_seconds: u64,
 }
 
+/// Points for a queue.
+#[derive(Debug, Serialize)]
+pub struct GrantRequest {
+    /// One of the same id is made once.
+    pub id: String,
+    /// Name of the TenantQueue.
+    pub queue: String,
+    /// A decimal.
+    pub amount: String,
+    /// What for.
+    pub note: String,
+}
+
+/// What came of it.
+#[derive(Debug, Deserialize)]
+pub struct Granted {
+    /// As it was asked for.
+    pub id: String,
+    /// As it was asked for.
+    pub queue: String,
+    /// What the queue has now.
+    pub balance: String,
+    /// One of this id had been made before.
+    pub repeated: bool,
+}
+
 /// A join token; printed once, where a person asked for it.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -207,6 +233,18 @@ impl Gateway {
     /// A new join token.
     pub async fn token(&self, request: &TokenRequest) -> anyhow::Result<IssuedToken> {
         let request = self.request(Method::POST, "/v1/tokens").json(request).timeout(WITHIN);
+        Self::json(self.send(request).await?).await
+    }
+
+    /// Brings points in.
+    pub async fn grant(&self, request: &GrantRequest) -> anyhow::Result<Granted> {
+        let request = self.request(Method::POST, "/v1/points/grants").json(request).timeout(WITHIN);
+        Self::json(self.send(request).await?).await
+    }
+
+    /// A page of the ledger.
+    pub async fn points<T: DeserializeOwned>(&self, page: &str) -> anyhow::Result<T> {
+        let request = self.request(Method::GET, &format!("/v1/points/{page}")).timeout(WITHIN);
         Self::json(self.send(request).await?).await
     }
 

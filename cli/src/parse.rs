@@ -94,6 +94,14 @@ pub fn price(text: &str) -> Result<String, String> {
     }
 }
 
+/// Points: more than none.
+pub fn points(text: &str) -> Result<String, String> {
+    match text.parse::<PicoPoints>() {
+        Ok(points) if points > PicoPoints::ZERO => Ok(text.into()),
+        _ => Err("write a decimal number of points, more than 0, with at most 12 decimals, such as 100 or 0.5".into()),
+    }
+}
+
 /// An address to listen on.
 pub fn listen(text: &str) -> Result<SocketAddr, String> {
     let text = text.replacen("localhost:", "127.0.0.1:", 1);

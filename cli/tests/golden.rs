@@ -1,7 +1,7 @@
 //! What users read, kept as files: every `--help`, explanations, one-line errors. `UPDATE_GOLDEN=1 cargo test -p
 //! nightshift-cli --test golden` writes them anew; read the diff before you commit it.
 
-use nightshift_cli::cmd::explain;
+use nightshift_cli::cmd::{explain, points};
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::Command;
@@ -41,7 +41,7 @@ fn help() {
     for (name, text) in &texts {
         let has = text.contains("Examples:")
             || text.contains("Begin:")
-            || ["nightshift-token", "nightshift-state"].contains(&name.as_str());
+            || ["nightshift-token", "nightshift-state", "nightshift-points"].contains(&name.as_str());
         assert!(has, "{name} has no examples");
         assert!(!text.contains('\u{1b}'), "{name} has colour codes");
     }
@@ -71,6 +71,21 @@ fn explanations() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+#[test]
+fn accounts() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/points");
+    let read = |name: &str| std::fs::read_to_string(folder.join(format!("{name}.json"))).unwrap();
+    let mut wrong = Vec::new();
+    for (name, (table, csv)) in [
+        ("balances", points::balances_text(&read("balances")).unwrap()),
+        ("statement", points::statement_text(&read("statement")).unwrap()),
+    ] {
+        wrong.extend(check(&format!("points/{name}.txt"), &table).err());
+        wrong.extend(check(&format!("points/{name}.csv"), &csv).err());
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 /// Command lines that can only be refused, with no pool anywhere.
 #[test]
 fn errors_are_one_line_with_a_remedy() {
@@ -89,6 +104,9 @@ fn errors_are_one_line_with_a_remedy() {
         (&["up", "--agent-program", "/no/such/agent"], 1),
         (&["token", "create", "--tier", "Friend"], 2),
         (&["nodes", "-o", "yaml"], 2),
+        (&["points", "grant", "research", "-5"], 2),
+        (&["points", "grant", "research", "0"], 2),
+        (&["points", "statement", "--queue", "a", "--owner", "b"], 2),
         (&["strat"], 2),
     ];
     let home = tempfile::tempdir().unwrap();

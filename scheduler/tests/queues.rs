@@ -87,6 +87,13 @@ async fn a_job_waits_for_its_queue_and_goes_on_when_it_is_there() {
     plane.status("j", "is known", |s| s.completions == Some(1)).await;
     let broke = queue_status(&plane, "research", "has a task and no points", |s| s.pending_tasks == Some(1)).await;
     assert_eq!(condition(&broke, "BudgetAvailable"), Some(("False", "NoBalance")));
+    let poor = |s: &InferenceJobStatus| reason(s, "Admitted") == Some(("False", "BudgetExhausted"));
+    let poor = plane.status("j", "says that there are no points", poor).await;
+    let why = message(&poor, "Admitted");
+    assert!(
+        why.contains("queue research has 0 points left") && why.contains("nightshift points grant research"),
+        "{why}"
+    );
     assert_eq!(plane.leader.state().await.running().count(), 0);
 
     grant(&plane, "research", "5").await;

@@ -5,6 +5,7 @@ pub mod connect;
 pub mod etcd;
 pub mod explain;
 pub mod nodes;
+pub mod points;
 pub mod push;
 pub mod results;
 pub mod run;
@@ -27,6 +28,7 @@ pub async fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Push(args) => push::run(args).await,
         Command::Nodes(args) => nodes::run(args).await,
         Command::Token(token::Token::Create(args)) => token::create(args).await,
+        Command::Points(command) => points::run(command).await,
         Command::Connect(args) => connect::run(args).await,
         Command::State(command) => state::run(command).await,
         Command::Status(args) => status::run(args).await,

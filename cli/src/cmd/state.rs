@@ -6,7 +6,8 @@ use crate::output;
 use crate::paths::{DataDir, shell_quoted};
 use anyhow::Context;
 use clap::{Subcommand, ValueEnum};
-use nightshift_state::{EmbeddedJournal, EtcdJournal, Folded, Journal, JournalError, Source};
+use nightshift_state::{EmbeddedJournal, EtcdJournal, Folded, Journal, JournalError, Source, State as Fold};
+use nightshift_types::AccountId;
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -25,7 +26,8 @@ Examples:
   nightshift state dump --etcd http://127.0.0.1:2379 | grep TaskSucceeded
   nightshift state dump --file before-upgrade.nsj | jq 'select(.kind == \"Transferred\")'
 
-One JSON object a line and event. What a node or a person wrote is in it: results up to 4 KiB too.";
+One JSON object a line and event, then one a queue: what it spent, reserved and used lately. What
+a node or a person wrote is in it: results up to 4 KiB too.";
 
 const BACKUP: &str = "\
 Examples:
@@ -208,18 +210,49 @@ pub async fn run(command: State) -> anyhow::Result<()> {
     }
 }
 
+/// A queue at the end of the journal.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct QueueLine<'a> {
+    batch: u64,
+    time_milliseconds: u64,
+    kind: &'a str,
+    queue: &'a str,
+    balance: String,
+    spent: String,
+    reserved: String,
+    spendable: Option<String>,
+    usage_milliseconds: u64,
+}
+
 async fn dump(source: &Source) -> anyhow::Result<()> {
+    let mut state = Fold::default();
     let mut print = |_: &[u8], batch: &nightshift_state::Batch, _: nightshift_state::Head| {
-        for event in &batch.events {
-            let event = format!("{event:?}");
+        for of in &batch.events {
+            let event = format!("{of:?}");
             let kind = event.split([' ', '{', '(']).next().unwrap_or_default();
             let line = Line { batch: batch.sequence, time_milliseconds: batch.time.0, kind, event: &event };
             let text = serde_json::to_string(&line).map_err(|error| JournalError::Io(error.to_string()))?;
             output::line(&text).map_err(|error| JournalError::Io(format!("{error:#}")))?;
+            state.apply(batch.time, of);
         }
         Ok(())
     };
-    source.read(&mut print).await?;
+    let head = source.read(&mut print).await?;
+    let time = state.time();
+    for (queue, book) in state.ledger().queues() {
+        output::line(&serde_json::to_string(&QueueLine {
+            batch: head.sequence,
+            time_milliseconds: time.0,
+            kind: "Queue",
+            queue,
+            balance: state.balance(&AccountId::Tenant(queue.into())).to_string(),
+            spent: book.spent.to_string(),
+            reserved: book.reserved.to_string(),
+            spendable: state.spendable(queue, time).map(|points| points.to_string()),
+            usage_milliseconds: state.usage(queue, time),
+        })?)?;
+    }
     Ok(())
 }
 

@@ -6,6 +6,7 @@
 use super::conditions::{self, Wanted};
 use super::convert::{self, Identity};
 use super::inputs::{self, InputError};
+use super::status::Waits;
 use super::{Context, merge_diff, status};
 use crate::leader::SubmitError;
 use crate::models::Readiness;
@@ -361,7 +362,10 @@ async fn finish(job: &InferenceJob, next: Next, context: &Context) -> Result<Act
             let state = context.leader.state().await;
             let Some(facts) = state.job(&id) else { return Ok(Action::requeue(RETRY)) };
             let seen = job.meta().generation.unwrap_or_default();
-            let status = status::of_job(&before, facts, why.as_ref(), &url, seen, context.leader.now());
+            let now = context.leader.now();
+            let waits = why.as_ref().map(|why| (why, Waits::of(&state, facts, why, now)));
+            let waits = waits.as_ref().map(|(why, waits)| (*why, waits));
+            let status = status::of_job(&before, facts, waits, &url, seen, now);
             (status, Action::await_change())
         }
     };

@@ -7,9 +7,9 @@ use super::conditions::{self, Wanted};
 use nightshift_crds::{
     InferenceJobStatus, InferenceResult, JobState, PointsString, Time, UnschedulableReason, job_condition as condition,
 };
-use nightshift_placement::WhyNot;
+use nightshift_placement::{AdmittedReason, Nearest, ReasonKind, WhyNot};
 use nightshift_state::event::MAX_INLINE_OUTPUT;
-use nightshift_state::{Job, JobResult, OutputBody, TaskState};
+use nightshift_state::{Job, JobResult, OutputBody, Rejection, State, TaskState};
 use nightshift_types::Timestamp;
 use std::collections::BTreeSet;
 
@@ -28,11 +28,47 @@ pub fn time(at: Timestamp) -> Time {
     Time(k8s_openapi::jiff::Timestamp::from_second(second).unwrap_or_default())
 }
 
-/// The status of a job that the journal knows; `seen` is its object's generation, `url` where its results are.
+/// Why a job's tasks wait, as people and conditions say it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waits {
+    /// One of the API's reasons.
+    pub reason: &'static str,
+    /// In words, with the numbers.
+    pub message: String,
+}
+
+impl Waits {
+    /// What the last cycle found; that the queue cannot pay is said as just that, and not as a price that is too high.
+    pub fn of(state: &State, job: &Job, why: &WhyNot, now: Timestamp) -> Self {
+        let reason = why.admitted_reason();
+        if reason == AdmittedReason::PriceAboveLimit
+            && let Some(message) = unpaid(state, job, why, now)
+        {
+            return Self { reason: "BudgetExhausted", message };
+        }
+        Self { reason: reason.as_str(), message: why.message() }
+    }
+}
+
+/// What a queue has left, where that and not the job's own `maxCost` is less than the cheapest quote.
+fn unpaid(state: &State, job: &Job, why: &WhyNot, now: Timestamp) -> Option<String> {
+    let queue = job.spec.queue.clone();
+    let left = state.spendable(&queue, now)?;
+    let own = job.spec.max_cost.map(|limit| limit - job.cost - job.reserved);
+    let quote = why.counts.iter().find_map(|count| match (count.kind, &count.nearest) {
+        (ReasonKind::Cost, Nearest::Points(_, quote)) => Some(*quote),
+        _ => None,
+    })?;
+    let limits = quote > left && own.is_none_or(|own| left < own);
+    limits.then(|| Rejection::BudgetExhausted { queue, left, quote }.to_string())
+}
+
+/// The status of a job that the journal knows; `waits` is what the last cycle found, in words too, `seen` its object's
+/// generation, `url` where its results are.
 pub fn of_job(
     before: &InferenceJobStatus,
     job: &Job,
-    why: Option<&WhyNot>,
+    waits: Option<(&WhyNot, &Waits)>,
     url: &str,
     seen: i64,
     now: Timestamp,
@@ -57,7 +93,7 @@ pub fn of_job(
         quoted_cost: Some(PointsString::from(job.cost + job.reserved)),
         results: results(job),
         results_url: Some(url.to_string()),
-        unschedulable: why.map(unschedulable).unwrap_or_default(),
+        unschedulable: waits.map(|(why, _)| unschedulable(why)).unwrap_or_default(),
         observed_generation: generation,
         conditions: before.conditions.clone(),
         ..InferenceJobStatus::default()
@@ -79,7 +115,7 @@ pub fn of_job(
             if job.spec.suspend && conditions::find(&before.conditions, condition::SCHEDULED).is_some() {
                 set(condition::SCHEDULED, false, "Suspended", IS_SUSPENDED);
             }
-            set_unfinished(&mut set, job, why);
+            set_unfinished(&mut set, job, waits.map(|(_, waits)| waits));
         }
     }
     summarize(&mut status, job);
@@ -109,20 +145,20 @@ fn set_finished(set: &mut impl FnMut(&'static str, bool, &str, &str), job: &Job,
     }
 }
 
-fn set_unfinished(set: &mut impl FnMut(&'static str, bool, &str, &str), job: &Job, why: Option<&WhyNot>) {
+fn set_unfinished(set: &mut impl FnMut(&'static str, bool, &str, &str), job: &Job, waits: Option<&Waits>) {
     if job.spec.suspend {
         set(condition::ADMITTED, false, "Suspended", IS_SUSPENDED);
         set(condition::SUSPENDED, true, "JobSuspended", IS_SUSPENDED);
         return;
     }
-    match why {
-        Some(why) if job.running == 0 => {
-            set(condition::ADMITTED, false, why.admitted_reason().as_str(), &why.message());
-            set(condition::SCHEDULED, false, why.admitted_reason().as_str(), &why.message());
+    match waits {
+        Some(Waits { reason, message }) if job.running == 0 => {
+            set(condition::ADMITTED, false, reason, message);
+            set(condition::SCHEDULED, false, reason, message);
         }
-        Some(why) => {
+        Some(Waits { reason, message }) => {
             set(condition::ADMITTED, true, "Admitted", ADMITTED);
-            set(condition::SCHEDULED, false, why.admitted_reason().as_str(), &why.message());
+            set(condition::SCHEDULED, false, reason, message);
         }
         None => {
             set(condition::ADMITTED, true, "Admitted", ADMITTED);

@@ -4,8 +4,9 @@
 //! token; every body has a limit; errors are `{"error": …}` with the remedy.
 
 use crate::blobs::{BlobError, EVERYONE};
+use crate::controller::status::{self, Waits};
 use crate::edge::front::Tokens;
-use crate::edge::observe;
+use crate::edge::{observe, points};
 use crate::leader::{Leader, SubmitError};
 use axum::body::{Body, Bytes as BodyBytes};
 use axum::extract::{DefaultBodyLimit, Path, Query, Request, State as Shared};
@@ -55,6 +56,9 @@ pub fn router(leader: Leader, token: &str, agents: &str) -> Router {
         .route("/v1/namespaces/{namespace}/jobs/{name}/results", get(results))
         .route("/v1/namespaces/{namespace}/jobs/{name}/explain", get(explain))
         .route("/v1/tokens", post(create_token))
+        .route("/v1/points/grants", post(points::grant))
+        .route("/v1/points/balances", get(points::balances))
+        .route("/v1/points/statement", get(points::statement))
         .route("/v1/nodes/{node}/metrics", get(observe::node_metrics))
         .route("/v1/prometheus/targets", get(observe::targets))
         .layer(middleware::from_fn_with_state(gateway.clone(), authenticate));
@@ -175,8 +179,10 @@ async fn explain(
     let job = find(&state, &namespace, &name)?;
     let why = gateway.leader.why(&job.id);
     let before = nightshift_crds::InferenceJobStatus::default();
-    let status =
-        crate::controller::status::of_job(&before, job, why.as_ref(), "", job.spec.generation, gateway.leader.now());
+    let now = gateway.leader.now();
+    let waits = why.as_ref().map(|why| (why, Waits::of(&state, job, why, now)));
+    let waiting = waits.as_ref().map(|(why, waits)| (*why, waits));
+    let status = status::of_job(&before, job, waiting, "", job.spec.generation, now);
     let failed = status.conditions.iter().rev().find(|c| Some(&c.reason) == status.reason.as_ref());
     let counts = |why: &nightshift_placement::WhyNot| -> Vec<Value> {
         let count = |c: &nightshift_placement::Count| json!({ "reason": c.kind.as_str(), "count": c.nodes, "message": c.to_string() });

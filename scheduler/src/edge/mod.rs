@@ -4,10 +4,12 @@
 //! * [`session`]: one agent's stream: hello, heartbeats, outcomes
 //! * [`front`]: the HTTP port, of a leader and of a standby
 //! * [`http`]: health, and the gateway for people's tools
+//! * `points`: grants, balances, statements
 //! * [`observe`]: metrics and service discovery, for Prometheus
 
 pub mod front;
 pub mod http;
 pub mod observe;
+mod points;
 pub mod service;
 pub mod session;

@@ -1,0 +1,159 @@
+//! Points through the gateway: grants, balances, statements.
+//!
+//! in → HTTP under `/v1/points` · out → JSON; amounts are decimal strings · invariant: what is answered is committed; a
+//! statement's opening balance and its lines add up to its closing balance.
+
+use super::http::{Answer, Failure, Gateway};
+use crate::leader::SubmitError;
+use axum::Json;
+use axum::extract::{Query, State as Shared};
+use axum::http::StatusCode;
+use nightshift_state::{Command, EntryKind, Posted, Rejection, State};
+use nightshift_types::{AccountId, DEFAULT_QUEUE, PicoPoints, Timestamp};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+
+/// Longest word a grant is known by. Bytes.
+const MAX_ID: usize = 128;
+
+fn bad(text: impl Into<String>) -> Failure {
+    Failure(StatusCode::BAD_REQUEST, text.into())
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct GrantRequest {
+    /// Whoever asks makes it up: the same again is granted once.
+    id: String,
+    queue: String,
+    amount: String,
+    #[serde(default)]
+    note: String,
+}
+
+pub(super) async fn grant(Shared(gateway): Shared<Gateway>, Json(request): Json<GrantRequest>) -> Answer<Json<Value>> {
+    let GrantRequest { id, queue, amount, note } = request;
+    let amount: PicoPoints = amount.parse().map_err(|e| bad(format!("amount: {e}")))?;
+    if id.is_empty() || id.len() > MAX_ID || id.chars().any(char::is_control) {
+        return Err(bad(format!("id must be 1 to {MAX_ID} bytes of text")));
+    }
+    let tenants = gateway.leader.tenants();
+    if queue != DEFAULT_QUEUE && tenants.get(&queue).is_none() {
+        let text = format!("there is no TenantQueue {queue}: apply it first; `kubectl get tenantqueues` lists them");
+        return Err(Failure(StatusCode::NOT_FOUND, text));
+    }
+    let again = gateway.leader.state().await.ledger().was_granted(&id);
+    let command = Command::Grant { id: id.clone(), queue: queue.clone(), amount, note };
+    gateway.leader.submit(command).await.map_err(|error| match error {
+        SubmitError::Rejected(Rejection::Invalid { field, what }) => bad(format!("{field}: {what}")),
+        SubmitError::Rejected(other) => Failure(StatusCode::CONFLICT, other.to_string()),
+        SubmitError::Stopped => Failure(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+    })?;
+    // Jobs that waited for points need not wait for the clock.
+    gateway.leader.wake();
+    let balance = gateway.leader.state().await.balance(&AccountId::Tenant(queue.clone()));
+    Ok(Json(json!({ "id": id, "queue": queue, "balance": balance.to_string(), "repeated": again })))
+}
+
+pub(super) async fn balances(Shared(gateway): Shared<Gateway>) -> Json<Value> {
+    let now = gateway.leader.now();
+    let known = gateway.leader.tenants().all();
+    let state = gateway.leader.state().await;
+    let ledger = state.ledger();
+    let names: BTreeSet<&str> = ledger.queues().map(|(name, _)| name).chain(known.keys().map(String::as_str)).collect();
+    let queues: Vec<Value> = names.into_iter().map(|name| queue(&state, name, now)).collect();
+    let account = |(account, amount): (&AccountId, PicoPoints)| json!({ "account": account.to_string(), "balance": amount.to_string() });
+    let accounts: Vec<Value> = ledger.balances().map(account).collect();
+    Json(json!({ "accounts": accounts, "queues": queues }))
+}
+
+fn queue(state: &State, name: &str, now: Timestamp) -> Value {
+    let book = state.ledger().queue(name);
+    let text = |points: PicoPoints| points.to_string();
+    let budget = book.budget.map(|budget| {
+        json!({
+            "points": text(budget.points),
+            "period": budget.period.as_str(),
+            "spent": text(book.spent_in(budget.period, now)),
+            "left": book.budget_left(now).map(text),
+            "endsMilliseconds": budget.period.end(now).0,
+        })
+    });
+    json!({
+        "queue": name,
+        "balance": (name != DEFAULT_QUEUE).then(|| text(state.balance(&AccountId::Tenant(name.into())))),
+        "spent": text(book.spent),
+        "reserved": text(book.reserved),
+        "spendable": state.spendable(name, now).map(text),
+        "usageMilliseconds": state.usage(name, now),
+        "budget": budget,
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StatementOf {
+    queue: Option<String>,
+    owner: Option<String>,
+}
+
+/// A queue's or an owner's account. Of `default`, which has none, its part of the mint's.
+pub(super) async fn statement(Shared(gateway): Shared<Gateway>, Query(of): Query<StatementOf>) -> Answer<Json<Value>> {
+    let state = gateway.leader.state().await;
+    let ledger = state.ledger();
+    let (account, queue) = match (of.queue, of.owner) {
+        (Some(queue), None) if queue == DEFAULT_QUEUE => (AccountId::Mint, Some(queue)),
+        (Some(queue), None) => (AccountId::Tenant(queue.clone()), Some(queue)),
+        (None, Some(owner)) => (AccountId::Owner(owner), None),
+        _ => return Err(bad("name one account: ?queue=NAME or ?owner=NAME")),
+    };
+    let of_queue = |posted: &Posted| match &posted.entry.kind {
+        EntryKind::Settlement { queue: of, .. } | EntryKind::Grant { queue: of, .. } => {
+            queue.as_ref().is_none_or(|queue| queue == of)
+        }
+    };
+    let concerns = |posted: &&Posted| posted.entry.postings.iter().any(|(of, _)| *of == account) && of_queue(posted);
+    let recent: Vec<&Posted> = ledger.recent().filter(concerns).collect();
+    let closing = match &queue {
+        Some(queue) if account == AccountId::Mint => -ledger.queue(queue).spent,
+        _ => ledger.balance(&account),
+    };
+    let known = !recent.is_empty() || closing != PicoPoints::ZERO || ledger.balances().any(|(of, _)| *of == account);
+    let mut balance = closing - recent.iter().map(|posted| posted.entry.change(&account)).sum();
+    let opening = balance;
+    let lines: Vec<Value> = recent
+        .into_iter()
+        .map(|posted| {
+            balance += posted.entry.change(&account);
+            line(posted, &account, balance)
+        })
+        .collect();
+    Ok(Json(json!({
+        "account": account.to_string(),
+        "queue": queue,
+        "known": known,
+        "opening": opening.to_string(),
+        "closing": closing.to_string(),
+        "entries": lines,
+    })))
+}
+
+fn line(posted: &Posted, account: &AccountId, balance: PicoPoints) -> Value {
+    let entry = &posted.entry;
+    let others = entry.postings.iter().filter(|(of, _)| of != account).map(|(of, _)| of.to_string());
+    let (kind, queue, about) = match &entry.kind {
+        EntryKind::Settlement { queue, .. } => ("Settlement", queue, posted.job.as_str()),
+        EntryKind::Grant { queue, note } => ("Grant", queue, note.as_str()),
+    };
+    json!({
+        "timeMilliseconds": posted.at.0,
+        "id": entry.id,
+        "kind": kind,
+        "queue": queue,
+        "about": about,
+        "other": others.collect::<Vec<_>>().join(" "),
+        "amount": entry.change(account).to_string(),
+        "balance": balance.to_string(),
+    })
+}
