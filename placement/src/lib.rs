@@ -13,6 +13,7 @@
 //! * [`mod@index`]: many nodes, kept up to date → the same best device, without a look at each
 //! * [`score`]: a device that fits → an ordered [`Score`]
 //! * [`mod@plan`]: a snapshot and tasks → a [`Plan`], by looking at every node
+//! * [`mod@preempt`]: a refused task of higher priority → the tasks of one device to displace for it
 //! * [`pool`]: the same plans from an index that lives on between them: what the scheduler uses
 //! * [`why`]: the refused → counted reasons, a word for the job's condition, and what would help
 //!
@@ -26,6 +27,7 @@ pub mod index;
 pub mod latency;
 pub mod plan;
 pub mod pool;
+pub mod preempt;
 pub mod queue;
 pub mod score;
 pub mod view;
