@@ -221,18 +221,18 @@ impl Estimator {
     pub fn observe(&mut self, run: &Observation<'_>) -> Verdict {
         let predicted = &run.expected.predicted;
         let verdict = Verdict { within: run.total <= predicted.p95(), took: run.total, p95: predicted.p95().max(1) };
-        self.learn(run);
+        let owner = fnv(run.owner.as_bytes());
+        self.learn(run, owner);
         let ratio = octaves(run.total, predicted.expected());
         let model = self.models.touch(&run.model);
         if model.is_new() {
-            self.newcomers.push(ratio, verdict.within);
+            self.newcomers.push(ratio, verdict.within, owner);
         }
-        model.calibrate(ratio, verdict.within);
+        model.calibrate(ratio, verdict.within, owner);
         verdict
     }
 
-    fn learn(&mut self, run: &Observation<'_>) {
-        let owner = fnv(run.owner.as_bytes());
+    fn learn(&mut self, run: &Observation<'_>, owner: u64) {
         self.owners |= *self.owner.get_or_insert(owner) != owner;
         let Some(found) = evidence(&run.expected.predicted, &run.claims, run.total) else { return };
         let then = run.expected;

@@ -87,8 +87,8 @@ impl Model {
     }
 
     /// A run's whole took `ratio` of what was expected.
-    pub fn calibrate(&mut self, ratio: Octaves, within: bool) {
-        self.calibration.push(ratio, within);
+    pub fn calibrate(&mut self, ratio: Octaves, within: bool, owner: u64) {
+        self.calibration.push(ratio, within, owner);
         if let Some(percentile) = self.calibration.percentile() {
             let near =
                 self.percentile.is_some_and(|known| known.parts().abs_diff(percentile.parts()) * 64 <= known.parts());
