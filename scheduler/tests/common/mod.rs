@@ -3,14 +3,14 @@
 
 use kube::api::{Api, PostParams};
 use nightshift_apiserver::{ApiServer, Config};
-use nightshift_crds::{InferenceJob, InferenceJobStatus, ModelArtifact};
+use nightshift_crds::{InferenceJob, InferenceJobStatus, ModelArtifact, TenantQueue};
 use nightshift_scheduler::leader::{Leader, Timing};
 use nightshift_scheduler::run::{self, SchedulerConfig};
 use nightshift_scheduler::uri::FetchPolicy;
-use nightshift_state::EmbeddedJournal;
+use nightshift_state::{Command, EmbeddedJournal};
 use nightshift_testkit::agent::SimulatedAgent;
 use nightshift_testkit::until;
-use nightshift_types::{CellId, TrustTier};
+use nightshift_types::{CellId, PicoPoints, TrustTier};
 use nightshift_wire::token::JoinToken;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -103,6 +103,19 @@ impl Plane {
     /// Applies the model `m` and waits until it is ready.
     pub async fn apply_model(&self) {
         self.apply(&model("m", MODEL)).await;
+    }
+
+    /// A TenantQueue of some weight, with points for everything.
+    pub async fn apply_queue(&self, name: &str, weight: u32) {
+        let queue = json!({
+            "apiVersion": "nightshift.dev/v1alpha1", "kind": "TenantQueue", "metadata": { "name": name },
+            "spec": { "weight": weight },
+        });
+        let queue: TenantQueue = serde_json::from_value(queue).unwrap();
+        Api::all(self.client.clone()).create(&PostParams::default(), &queue).await.unwrap();
+        let amount = PicoPoints(1_000_000_000_000_000_000);
+        let grant = Command::Grant { id: format!("for-{name}"), queue: name.into(), amount, note: String::new() };
+        self.leader.submit(grant).await.unwrap();
     }
 
     /// A model of so much work an item.

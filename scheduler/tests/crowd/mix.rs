@@ -9,7 +9,9 @@ const GIB: u64 = 1 << 30;
 /// Tenants and their weights.
 pub const TENANTS: [(&str, u32); 4] = [("amber", 1), ("birch", 2), ("cedar", 3), ("dunes", 4)];
 /// Models: name, GFLOP an item; the reference machine computes 100 a second.
-pub const MODELS: [(&str, u32); 3] = [("small", 100), ("medium", 200), ("large", 400)];
+pub const MODELS: [(&str, u32); 3] = [("small", 200), ("medium", 400), ("large", 800)];
+/// The largest charge of a placement, milliseconds of reference time: a gang of four small tasks, or one large one.
+pub const LARGEST: u64 = 8_000;
 
 /// A number that follows from two others, as good as random.
 pub fn mixed(seed: u64, salt: u64) -> u64 {
@@ -64,8 +66,8 @@ pub enum Kind {
     Hopeless,
 }
 
-/// A job of a tenant: its kind and its manifest.
-pub fn job(number: u64) -> (Kind, Value) {
+/// A job of a tenant: its kind and its manifest. An `urgent` one has a high priority.
+pub fn job(number: u64, urgent: bool) -> (Kind, Value) {
     let of = |salt: u64, choices: u64| mixed(number, 100 + salt) % choices;
     let (tenant, _) = TENANTS[(number % TENANTS.len() as u64) as usize];
     let (model, _) = MODELS[of(1, 3) as usize];
@@ -89,12 +91,16 @@ pub fn job(number: u64) -> (Kind, Value) {
         (Kind::Gang, _) => {
             let items: Vec<String> = (0..4).map(|index| format!("[{index}]")).collect();
             spec["input"] = json!({ "items": items });
+            spec["modelRef"] = json!({ "name": "small" });
             spec["minParallelism"] = 4.into();
         }
         (Kind::Hopeless, 0 | 1) => spec["resources"] = json!({ "deviceMemory": "900Gi" }),
         (Kind::Hopeless, 2) => spec["maxPricePerHour"] = "0.000001".into(),
         (Kind::Hopeless, 3) => spec["regions"] = json!(["nowhere"]),
         (Kind::Hopeless, _) => spec["nodeSelector"] = json!({ "kubernetes.io/arch": "riscv64" }),
+    }
+    if urgent {
+        spec["priorityClassName"] = "nightshift-high".into();
     }
     let manifest = json!({
         "apiVersion": "nightshift.dev/v1alpha1",

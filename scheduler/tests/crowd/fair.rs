@@ -1,0 +1,107 @@
+//! What a run must have come to: shares by weight, nobody overtaken for ever, every waiting job explained.
+
+use crate::mix::TENANTS;
+use nightshift_placement::queue::{AGEING, window};
+use nightshift_scheduler::leader::Leader;
+use nightshift_state::{Job, State, TaskState};
+use nightshift_types::{Milliseconds, Timestamp};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A placement that came to a result: when, the queue's position, reference milliseconds.
+type Placed = (Timestamp, usize, u64);
+
+fn placed(state: &State) -> Vec<Placed> {
+    let mut all: Vec<Placed> = Vec::new();
+    for job in state.jobs() {
+        let Some(queue) = TENANTS.iter().position(|(name, _)| *name == job.spec.queue) else { continue };
+        for task in &job.tasks {
+            if let TaskState::Succeeded(success) = &task.state {
+                all.push((success.placed_at, queue, job.spec.reference.0));
+            }
+        }
+    }
+    all.sort();
+    all
+}
+
+/// While every tenant has enough to place, each has its weight's share of the work placed in every window of the length
+/// that the queue guarantees it in, within `percent` of itself. Returns the number of windows and the largest deviation in
+/// percent.
+pub fn shares(state: &State, largest: Milliseconds, percent: u32) -> (usize, f64) {
+    let weights: Vec<u32> = TENANTS.iter().map(|(_, weight)| *weight).collect();
+    let total: u32 = weights.iter().sum();
+    let window = window(largest, &weights, percent).0;
+    let all = placed(state);
+    let backlogged = &all[..backlogged(&all)];
+    let (mut first, mut work, mut sums) = (0, 0, vec![0u64; weights.len()]);
+    let (mut windows, mut worst) = (0, 0f64);
+    for &(_, queue, reference) in backlogged {
+        sums[queue] += reference;
+        work += reference;
+        while work - backlogged[first].2 >= window {
+            sums[backlogged[first].1] -= backlogged[first].2;
+            work -= backlogged[first].2;
+            first += 1;
+        }
+        if work >= window {
+            windows += 1;
+            for (sum, weight) in sums.iter().zip(&weights) {
+                let due = work as f64 * f64::from(*weight) / f64::from(total);
+                worst = worst.max((*sum as f64 / due - 1.0).abs() * 100.0);
+            }
+        }
+    }
+    (windows, worst)
+}
+
+/// Placements until the first tenant had nine tenths of all it ever placed: until then each had more than it could place.
+fn backlogged(all: &[Placed]) -> usize {
+    let mut left = vec![0usize; TENANTS.len()];
+    all.iter().for_each(|(_, queue, _)| left[*queue] += 1);
+    let last: Vec<usize> = left.iter().map(|count| count / 10).collect();
+    for (position, (_, queue, _)) in all.iter().enumerate() {
+        left[*queue] -= 1;
+        if left[*queue] <= last[*queue] {
+            return position;
+        }
+    }
+    all.len()
+}
+
+/// A job starts within `bound` of the later of two moments: it is overdue, or the last job of its queue that was admitted
+/// before it has started. Returns by how much the slowest missed or kept that, in milliseconds; below zero: it was overtaken by none.
+pub fn slowest_start(state: &State) -> i64 {
+    let mut slowest = i64::MIN;
+    for (queue, _) in TENANTS {
+        let mut started = Timestamp(0);
+        // In order of admission.
+        for job in state.jobs().filter(|job| job.spec.queue == queue) {
+            let Some(start) = job.started_at else { continue };
+            let due = started.max(job.admitted_at.after(AGEING));
+            slowest = slowest.max(start.0 as i64 - due.0 as i64);
+            started = started.max(start);
+        }
+    }
+    slowest
+}
+
+/// Every job that waits, was there for some seconds and has nothing running says why. Returns how many, by word.
+pub async fn explained(leader: &Leader) -> BTreeMap<String, usize> {
+    let mut words: BTreeMap<String, usize> = BTreeMap::new();
+    let order = leader.order();
+    let looked_at: BTreeSet<_> = order.requests.iter().map(|request| &request.task.job).collect();
+    let held: BTreeMap<_, _> = order.held.iter().map(|(job, held)| (job, held)).collect();
+    let (state, now) = (leader.state().await, leader.now());
+    let old = |job: &&Job| now.since(job.admitted_at).0 > 5_000 && job.running == 0 && job.waiting() > 0;
+    for job in state.unfinished().filter(old) {
+        let word = match (leader.why(&job.id), held.get(&job.id)) {
+            (Some(why), _) => why.admitted_reason().to_string(),
+            (None, Some(held)) => held.as_str().to_string(),
+            // Placed by that very cycle, or ended since.
+            (None, None) if looked_at.contains(&job.id) => "LookedAt".to_string(),
+            (None, None) => panic!("job {} waits and nobody says why", job.spec.name),
+        };
+        *words.entry(word).or_default() += 1;
+    }
+    words
+}
