@@ -8,8 +8,8 @@
 //! comes: a breach raises it, a run within lowers it (Gibbs and Candès: "Adaptive Conformal Inference Under Distribution
 //! Shift", 2021: over T runs the share within is off by at most about 1 ÷ (step × T), as long as the level has room).
 //!
-//! Of several owners none brings more breaches than [`BREACHES`], or than a tenth of its own runs: what is beyond is left
-//! out. So one whose nodes dawdle now and then does not make a model look slow on everybody's; what slows down many does.
+//! Of several owners none has more breaches in the window than [`BREACHES`], or than a tenth of its own runs. So one whose
+//! nodes dawdle now and then does not make a model look slow on everybody's; what slows down all of them does.
 
 use super::factor::{Octaves, Percentile};
 use std::collections::VecDeque;
@@ -56,6 +56,11 @@ impl Calibration {
     pub fn push(&mut self, ratio: Octaves, within: bool, owner: u64) {
         let owner = owner as u32;
         if !within && self.is_beyond(owner) {
+            // It raises the owner's least breach, which keeps its age: so what lasts is learned all the same.
+            let own = self.runs.iter_mut().filter(|run| run.owner == owner && !run.within);
+            if let Some(least) = own.min_by_key(|run| run.ratio) {
+                least.ratio = least.ratio.max(ratio);
+            }
             return;
         }
         if self.runs.len() >= WINDOW {
@@ -71,7 +76,7 @@ impl Calibration {
     fn is_beyond(&self, owner: u32) -> bool {
         let own = || self.runs.iter().filter(|run| run.owner == owner);
         let (runs, breaches) = (own().count(), own().filter(|run| !run.within).count());
-        breaches >= BREACHES.max(runs / 10) && runs < self.runs.len()
+        self.runs.len() >= LEAST && runs < self.runs.len() && breaches >= BREACHES.max(runs / 10)
     }
 
     /// Runs that count.
@@ -121,6 +126,23 @@ mod tests {
         // What slows down everybody is seen.
         (0..100).for_each(|run| runs.push(512, false, run));
         assert!(runs.percentile() >= Some(Percentile::of(512)));
+    }
+
+    #[test]
+    fn what_slows_down_everybody_is_learned_however_few_owners_there_are() {
+        for owners in [1, 2, 3, 12] {
+            for before in [0, 30, 400] {
+                let mut runs = Calibration::default();
+                (0..before).for_each(|run| runs.push(0, true, run % owners));
+                let slow = (0..200).filter(|run| {
+                    let within = runs.percentile().is_some_and(|found| found >= Percentile::of(600));
+                    runs.push(600, within, run % owners);
+                    !within
+                });
+                let breaches = slow.count();
+                assert!(breaches <= 40, "{breaches} of 200 with {owners} owners after {before} runs");
+            }
+        }
     }
 
     #[test]
