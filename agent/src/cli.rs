@@ -3,6 +3,7 @@
 //! in → arguments, signals · out → an exit code, and one line on stderr where it is not 0 · invariant: the first signal ends
 //! gently, the second at once.
 
+use crate::commands::{self, Common};
 use crate::config::{LogFormat, RunArgs};
 use crate::device;
 use crate::engine::{self, Engine, EngineConfig, Sandbox};
@@ -30,6 +31,9 @@ Examples:
   # Later starts: half the price, 4 GiB at most, two threads
   nightshift-agent run --server scheduler.example.org:7443 --price-per-hour 0.025 --memory 4Gi --threads 2
 
+  # A dedicated machine: whether somebody uses it does not matter
+  nightshift-agent run --server scheduler.example.org:7443 --when always
+
 Every option of `run` can be given as NIGHTSHIFT_… in the environment: see `nightshift-agent run --help`.
 
 Exit codes: 0 stopped as asked; 1 failed; 2 wrong arguments; 3 not joined, refused, or the wrong scheduler;
@@ -52,6 +56,31 @@ enum Command {
     /// Serve as a node until stopped
     #[command(after_help = EXAMPLES)]
     Run(Box<RunArgs>),
+    /// Say what the running agent does, and why it pauses
+    Status(Common),
+    /// Stop working at once and free the memory
+    Pause(commands::local::Pause),
+    /// Take a pause back
+    Resume(Common),
+    /// Say what this machine gave, and what that comes to
+    Earnings(Common),
+    /// List what ran on this machine
+    History(commands::local::History),
+    /// Print the address of the running agent's page
+    Page(Common),
+    /// Write, check or find the owner's file
+    #[command(subcommand)]
+    Config(commands::config::Config),
+    /// Say what works on this machine, and what would help
+    Doctor(commands::doctor::Doctor),
+    /// Measure this machine and run a model in the sandbox, without joining or earning
+    SelfTest(Common),
+    /// Run as a service of this user, from now on
+    Install(commands::install::Install),
+    /// Undo install, and delete everything the agent keeps
+    Uninstall(commands::install::Uninstall),
+    /// End the agent, and delete its key, models and history
+    Leave(Common),
     /// One model in a sandbox; started by `run`
     #[command(hide = true, disable_help_flag = true)]
     Worker {
@@ -72,7 +101,33 @@ pub fn main() -> ExitCode {
         Command::Worker { args } => engine::worker_main(args),
         Command::Prove { args } => engine::prove_main(args),
         Command::Run(args) => start(&args),
+        command => match of_the_owner(&command) {
+            Ok(code) => code,
+            Err(error) => {
+                eprintln!("nightshift-agent: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
     }
+}
+
+fn of_the_owner(command: &Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Status(common) => commands::local::status(common)?,
+        Command::Pause(args) => commands::local::pause(args)?,
+        Command::Resume(common) => commands::local::resume(common)?,
+        Command::Earnings(common) => commands::local::earnings(common)?,
+        Command::History(args) => commands::local::history(args)?,
+        Command::Page(common) => commands::local::page(common)?,
+        Command::Config(command) => commands::config::run(command)?,
+        Command::Install(args) => commands::install::install(args)?,
+        Command::Uninstall(args) => commands::install::uninstall(args)?,
+        Command::Leave(common) => commands::leave::run(common)?,
+        Command::Doctor(args) => return tokio::runtime::Runtime::new()?.block_on(commands::doctor::run(args)),
+        Command::SelfTest(common) => tokio::runtime::Runtime::new()?.block_on(commands::self_test::run(common))?,
+        Command::Run(_) | Command::Worker { .. } | Command::Prove { .. } => {}
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn start(args: &RunArgs) -> ExitCode {

@@ -181,6 +181,11 @@ impl Engine {
         self.shared.pool.evict(None).await
     }
 
+    /// Ends every worker and waits until its process is gone: call it when no task runs any more. Later tasks start new ones.
+    pub async fn release(&self) {
+        self.shared.pool.emptied().await;
+    }
+
     /// Ends every worker, busy or not, and waits for them; tasks on them fail with `Cancelled`, later ones too.
     pub async fn shutdown(&self) {
         self.shared.stopping.cancel();

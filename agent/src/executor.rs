@@ -15,6 +15,10 @@ pub trait Executor: Send + Sync + 'static {
     fn workers_started(&self) -> u64;
     /// Frees an idle model's memory.
     async fn evict(&self, digest: Digest) -> usize;
+    /// Frees the memory of every idle model.
+    async fn evict_idle(&self) -> usize;
+    /// Frees all memory, and returns when it is free; nothing runs at that time.
+    async fn release(&self);
     /// Ends everything.
     async fn shutdown(&self);
 }
@@ -32,6 +36,12 @@ impl Executor for Engine {
     }
     async fn evict(&self, digest: Digest) -> usize {
         Engine::evict(self, digest).await
+    }
+    async fn evict_idle(&self) -> usize {
+        Engine::evict_idle(self).await
+    }
+    async fn release(&self) {
+        Engine::release(self).await;
     }
     async fn shutdown(&self) {
         Engine::shutdown(self).await;

@@ -36,9 +36,8 @@ struct Stored {
 impl Hardware {
     /// Lists the devices and measures them, or remembers what was measured.
     pub async fn detect(config: &Config, worker_program: &Path, sandbox: Sandbox) -> Self {
-        let mut devices = device::probe(worker_program, config.memory_share).await;
-        for device in &mut devices {
-            device.memory = device.memory.min(config.memory.unwrap_or(device.memory));
+        let devices = devices(worker_program, config.memory_share, config.memory).await;
+        for device in &devices {
             info!(name = device.name, class = %device.class, memory = %device.memory.human(), "offers a device");
         }
         let file = config.data_dir.join("measured.json");
@@ -49,6 +48,15 @@ impl Hardware {
         };
         Self { devices, measured, free_memory: device::free_memory, sandbox }
     }
+}
+
+/// The devices, with what the owner lets us use of their memory: a part in percent, and at most so much.
+pub async fn devices(worker_program: &Path, share: u8, most: Option<Bytes>) -> Vec<Device> {
+    let mut devices = device::probe(worker_program, share).await;
+    for device in &mut devices {
+        device.memory = device.memory.min(most.unwrap_or(device.memory));
+    }
+    devices
 }
 
 /// Changes with the hardware, not with the owner's limits.

@@ -159,7 +159,7 @@ async fn once(token: &JoinToken, key: &str, server: &str, name: &str) -> Result<
 }
 
 /// One throwaway handshake: the CA's certificate, if the server shows the one that the token names.
-async fn show_ca(server: &str, ca: Digest) -> Result<String, JoinError> {
+pub(crate) async fn show_ca(server: &str, ca: Digest) -> Result<String, JoinError> {
     let unreachable = |e: std::io::Error| JoinError::Unreachable { server: server.into(), problem: e.to_string() };
     let wrong = |problem: String| JoinError::WrongServer { server: server.into(), problem };
     let (config, pinned) = pki::pinned_client(ca).map_err(|e| wrong(e.to_string()))?;

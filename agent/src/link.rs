@@ -33,6 +33,8 @@ pub enum Event {
     Loaded(AttemptId, Box<proto::Outcome>),
     /// An outcome could not be read or uploaded now.
     Lost(AttemptId),
+    /// The workers are gone after a pause; what the kernel says is left.
+    Released(crate::owner::held::Held),
 }
 
 /// What happens on a link.

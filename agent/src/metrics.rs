@@ -4,6 +4,7 @@
 //! names end in their unit.
 
 use crate::engine::Sandbox;
+use crate::owner::Cause;
 use nightshift_types::{Bytes, FailureReason};
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
@@ -55,6 +56,12 @@ pub struct Metrics {
     sandbox: IntGaugeVec,
     /// 1 while the owner lets us work.
     pub available: IntGauge,
+    pauses: IntCounterVec,
+    paused: IntGaugeVec,
+    /// From a pause to the end of the last worker.
+    pub release: Histogram,
+    /// Memory that was not free after the last pause.
+    pub unreleased: IntGauge,
     /// Bytes of models and inputs fetched.
     pub fetched: IntCounter,
     /// Bytes of results put.
@@ -117,6 +124,17 @@ impl Metrics {
         let sandbox = Opts::new("sandbox_enforced", "1 where models are confined by this part of the kernel");
         let sandbox = IntGaugeVec::new(sandbox, &["part"])?;
         registry.register(Box::new(sandbox.clone()))?;
+        let pauses = IntCounterVec::new(Opts::new("pauses_total", "Pauses for the owner, by reason"), &["reason"])?;
+        registry.register(Box::new(pauses.clone()))?;
+        let paused = IntGaugeVec::new(Opts::new("paused", "1 while the agent pauses for this reason"), &["reason"])?;
+        registry.register(Box::new(paused.clone()))?;
+        for cause in Cause::ALL {
+            pauses.with_label_values(&[cause.as_str()]);
+            paused.with_label_values(&[cause.as_str()]);
+        }
+        let release = HistogramOpts::new("pause_release_seconds", "From a pause to the end of the last worker");
+        let release = Histogram::with_opts(release.buckets(prometheus::exponential_buckets(0.002, 2.0, 12)?))?;
+        registry.register(Box::new(release.clone()))?;
         let version = IntGaugeVec::new(Opts::new("build_info", "1; the label has the version"), &["version"])?;
         registry.register(Box::new(version.clone()))?;
         version.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
@@ -140,6 +158,10 @@ impl Metrics {
             device_free,
             sandbox,
             certificate,
+            pauses,
+            paused,
+            release,
+            unreleased: gauge("pause_unreleased_bytes", "Memory that was not free after the last pause")?,
             workers: counter("workers_started_total", "Worker processes that started and loaded their model")?,
             available: gauge("available", "1 while the owner lets Nightshift work")?,
             fetched: counter("fetch_bytes_total", "Bytes of models and inputs fetched")?,
@@ -184,6 +206,16 @@ impl Metrics {
     pub fn sandbox(&self, sandbox: &Sandbox) {
         for (part, enforced) in [("landlock", sandbox.landlock > 0), ("seccomp", sandbox.seccomp)] {
             self.sandbox.with_label_values(&[part]).set(enforced.into());
+        }
+    }
+
+    /// The owner pauses us, for this reason, or lets us work.
+    pub fn pause(&self, reason: Option<Cause>) {
+        for cause in Cause::ALL {
+            self.paused.with_label_values(&[cause.as_str()]).set((Some(*cause) == reason).into());
+        }
+        if let Some(cause) = reason {
+            self.pauses.with_label_values(&[cause.as_str()]).inc();
         }
     }
 

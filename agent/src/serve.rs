@@ -3,6 +3,8 @@
 //! in → a [`Config`], the hardware, what runs models · out → nothing, or why it could not start · invariant: one process a
 //! data folder; whatever was accepted is delivered or stays in the outbox.
 
+mod local;
+
 use crate::attempt::Runner;
 use crate::cache::Cache;
 use crate::config::Config;
@@ -14,6 +16,9 @@ use crate::identity::{Identity, Store};
 use crate::join::{self, JoinConfig, JoinError};
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
+use crate::owner::Roots;
+use crate::owner::idle::Places;
+use crate::owner::watch::{Machine, Sense};
 use crate::reactor::{AgentCore, Facts};
 use crate::session::{self, Parts, Stop};
 use crate::state::StateFile;
@@ -107,13 +112,27 @@ impl DataDir {
     }
 }
 
-/// Serves until `stop`; then everything is ended and what was not acknowledged is in the outbox.
+/// Serves until `stop`, with this machine's own signs of its owner; then everything is ended and what was not acknowledged is in the outbox.
 pub async fn serve(
     config: &Config,
     data: &DataDir,
     identity: Identity,
     hardware: Hardware,
     executor: Arc<dyn Executor>,
+    stop: CancellationToken,
+) -> Result<(), ServeError> {
+    let sense = Machine::new(Roots::default(), std::process::id(), Places::of_this_session);
+    serve_with(config, data, identity, hardware, executor, sense, stop).await
+}
+
+/// The same, with other signs.
+pub async fn serve_with(
+    config: &Config,
+    data: &DataDir,
+    identity: Identity,
+    hardware: Hardware,
+    executor: Arc<dyn Executor>,
+    sense: impl Sense + 'static,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
     let disk = |source| ServeError::DataDir { path: data.path.clone(), source };
@@ -129,6 +148,8 @@ pub async fn serve(
     let fetcher = Arc::new(Fetcher::new(edge.clone(), cache.clone(), metrics.clone(), backoff, MAX_INPUT));
     let facts = Facts { devices: hardware.devices.clone(), measured: hardware.measured, offer: config.offer.clone() };
     let core = AgentCore::new(config.limits.clone(), facts, state.epoch(), outbox.list());
+    let owner = local::start(config, data, &identity, sense, &stop).await?;
+    owner.local.live().capacity = hardware.devices.iter().map(|device| device.memory).sum();
     info!(node = %identity.node, server = edge.server(), outbox = core.held(), "the agent starts");
 
     let background = CancellationToken::new();
@@ -140,6 +161,10 @@ pub async fn serve(
         let listener = expose::listen(address).await?;
         spawn_until(&background, expose::serve(listener, metrics.clone()));
     }
+    let doors = local::open(config, data, &owner.local).await;
+    doors.into_iter().for_each(|door| spawn_until(&background, door));
+    spawn_until(&background, local::reload(config.reload.clone(), owner.clone()));
+    let watch = owner.local.watch.clone();
     let parts = Parts {
         edge,
         runner: Runner { executor, fetcher, metrics: metrics.clone() },
@@ -149,8 +174,11 @@ pub async fn serve(
         metrics,
         devices: hardware.devices,
         free_memory: hardware.free_memory,
+        owner: owner.owner(),
     };
     session::run(core, parts, Stop { gently: stop, grace: config.grace, flush: config.flush }).await;
+    watch.end();
+    local::close(data);
     info!("the agent has stopped");
     Ok(())
 }

@@ -4,6 +4,9 @@
 //! outbox · invariant: every queue is bounded and the owning task never waits on another one of ours; running work goes
 //! on while there is no session.
 
+mod owner;
+pub use owner::{Owner, Policy};
+
 use crate::attempt::Runner;
 use crate::edge::Edge;
 use crate::join::chain;
@@ -52,6 +55,8 @@ pub struct Parts {
     pub devices: Vec<Device>,
     /// What a device has free in the machine now.
     pub free_memory: fn(&Device) -> Bytes,
+    /// The owner, and what is told to them.
+    pub owner: Owner,
 }
 
 /// How it ends.
@@ -93,6 +98,7 @@ struct Shell {
     stopping: Stopping,
     free: BTreeMap<String, Bytes>,
     free_at: Option<Instant>,
+    guest: owner::Guest,
 }
 
 /// Runs until told to stop. Returns when everything is stopped; what was not acknowledged stays in the outbox.
@@ -113,19 +119,33 @@ pub async fn run(core: AgentCore, parts: Parts, stop: Stop) {
         stopping: Stopping::No,
         free: BTreeMap::new(),
         free_at: None,
+        guest: owner::Guest::default(),
     };
+    let (mut verdicts, mut policy) = (shell.parts.owner.local.watch.verdicts(), shell.parts.owner.policy.clone());
+    verdicts.mark_changed();
+    policy.mark_changed();
     while !shell.is_over() {
         if shell.link.is_none() && Instant::now() >= shell.redial {
             shell.dial();
         }
         let wake = shell.wake();
         tokio::select! {
+            Ok(()) = verdicts.changed() => {
+                let verdict = verdicts.borrow_and_update().clone();
+                shell.owner_says(verdict);
+            }
+            Ok(()) = policy.changed() => {
+                let changed = policy.borrow_and_update().clone();
+                shell.policy(changed);
+            }
             Some(event) = inbox.recv() => shell.event(event),
             () = tokio::time::sleep_until(wake) => shell.wakened(),
             () = stop.gently.cancelled(), if matches!(shell.stopping, Stopping::No) => shell.stop(&stop),
         }
         shell.hurry(&stop);
+        shell.release_if_quiet();
         shell.measure();
+        shell.tell_owner();
     }
     let (entries, bytes) = shell.parts.outbox.size();
     if entries > 0 {
@@ -243,10 +263,18 @@ impl Shell {
                 }
             }
             Event::Link(..) => {} // of a link that we gave up
-            Event::Phase(attempt, phase) => self.core.phase(&attempt, phase),
+            Event::Phase(attempt, phase) => {
+                let now = self.now();
+                self.core.phase(&attempt, phase, now);
+            }
             Event::Finished(report) => {
                 self.running.remove(&report.attempt);
                 let actions = self.core.finished(*report);
+                for action in &actions {
+                    if let Action::Store(report) = action {
+                        self.ended(report);
+                    }
+                }
                 self.carry_out(actions);
             }
             Event::Stored(attempt) => {
@@ -255,6 +283,7 @@ impl Shell {
             }
             Event::Loaded(attempt, outcome) => self.send_outcome(attempt, *outcome),
             Event::Lost(attempt) => self.core.undelivered(&attempt),
+            Event::Released(held) => self.released(held),
         }
     }
 
@@ -305,6 +334,7 @@ impl Shell {
     }
 
     fn start(&mut self, work: crate::assignment::Work) {
+        self.begins(&work);
         let token = CancellationToken::new();
         self.running.insert(work.attempt.clone(), token.clone());
         let (runner, events) = (self.parts.runner.clone(), self.events.clone());

@@ -27,6 +27,8 @@ impl Agent {
     fn start(world: &World, scheduler: &Scheduler, dir: &Path) -> Self {
         let mut command = program();
         command.args(["run", "--server", &scheduler.address.to_string(), "--threads", "1", "--grace-seconds", "1"]);
+        // Other tests use the processor.
+        command.args(["--when", "always"]);
         command.arg("--data-dir").arg(dir).env("NIGHTSHIFT_JOIN_TOKEN", world.token.to_string());
         Self(command.stderr(Stdio::inherit()).spawn().unwrap())
     }
@@ -121,16 +123,20 @@ fn misuse_is_one_line_with_an_exit_code() {
         (&["run", "--server", "h:1", "--join", "nsj1.hunter2"], 2, "this is not a join token"),
         (&["run", "--server", "h:1"], 3, "this machine has not joined yet"),
         (&["run", "--server", "h:1", "--data-dir", "/proc/nowhere"], 4, "cannot use the data folder"),
-        (&["run"], 2, "--server <HOST:PORT>"),
+        (&["run"], 2, "--server: nobody to dial: give --server HOST:PORT, or `server` in "),
+        (
+            &["run", "--server", "h:1", "--set", "availability.idle_after=soon"],
+            2,
+            "availability.idle_after: \"soon\" must be a duration",
+        ),
+        (&["run", "--server", "h:1", "--config", "/nonexistent"], 2, "/nonexistent: cannot be read"),
     ] {
         let output = run(args);
         let text = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(code), "{args:?}: {text}");
         assert!(text.contains(words), "{args:?}: {text}");
         assert!(!text.contains("hunter2"), "{text}");
-        if words != "--server <HOST:PORT>" {
-            assert_eq!(text.lines().count(), 1, "{text}");
-        }
+        assert_eq!(text.lines().count(), 1, "{text}");
     }
     let help = program().args(["run", "--help"]).stdout(Stdio::piped()).output().unwrap();
     let help = String::from_utf8(help.stdout).unwrap();

@@ -107,6 +107,9 @@ impl AgentCore {
             Ok(work) => work,
             Err(error) => return self.fail_at_once(attempt, epoch, &error.to_string()),
         };
+        if let Some(reason) = self.accept.refuses(&work.model_name) {
+            return vec![self.refuse(frame, reason, around)];
+        }
         let unchecked = Bytes(u64::MAX);
         let free = around.free.get(&work.demand.device).copied().unwrap_or(unchecked);
         match self.book.admit(&work.demand, &work.evict, free) {
@@ -123,7 +126,8 @@ impl AgentCore {
                     self.epoch = Some(epoch.clone());
                     actions.push(Action::Remember(epoch.clone()));
                 }
-                let stage = Stage::Running { demand: work.demand.clone(), phase: Phase::Fetching, stop: None };
+                let stage =
+                    Stage::Running { demand: work.demand.clone(), phase: Phase::Fetching, computing: None, stop: None };
                 self.held.insert(attempt, Held { epoch, stage, dropped: false });
                 actions.push(Action::Start(Box::new(work)));
                 actions

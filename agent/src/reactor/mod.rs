@@ -6,6 +6,7 @@
 
 mod frames;
 mod messages;
+mod owner;
 #[cfg(test)]
 mod tests;
 
@@ -134,6 +135,8 @@ enum Stage {
     Running {
         demand: Demand,
         phase: Phase,
+        /// Since when it is with the engine.
+        computing: Option<Duration>,
         stop: Option<(FailureReason, String)>,
     },
     Storing,
@@ -165,6 +168,10 @@ pub struct AgentCore {
     limits: Limits,
     facts: Facts,
     availability: Availability,
+    accept: crate::config::Accept,
+    pace: owner::Pace,
+    /// When attempts that the owner's return found almost done are ended.
+    grace_ends: Option<Duration>,
     book: Book,
     held: BTreeMap<AttemptId, Held>,
     acknowledged: BTreeSet<AttemptId>,
@@ -185,6 +192,9 @@ impl AgentCore {
             limits,
             facts,
             availability: Availability::default(),
+            accept: crate::config::Accept::default(),
+            pace: owner::Pace::default(),
+            grace_ends: None,
             held: outbox.into_iter().map(|(attempt, epoch)| (attempt, waiting(epoch))).collect(),
             acknowledged: BTreeSet::new(),
             acknowledged_order: VecDeque::new(),
@@ -197,9 +207,10 @@ impl AgentCore {
     }
 
     /// An attempt moved on.
-    pub fn phase(&mut self, attempt: &AttemptId, new: Phase) {
-        if let Some(Held { stage: Stage::Running { phase, .. }, .. }) = self.held.get_mut(attempt) {
+    pub fn phase(&mut self, attempt: &AttemptId, new: Phase, now: Duration) {
+        if let Some(Held { stage: Stage::Running { phase, computing, .. }, .. }) = self.held.get_mut(attempt) {
             *phase = new;
+            *computing = (new == Phase::Computing).then_some(now);
         }
     }
 
@@ -208,6 +219,11 @@ impl AgentCore {
         let Some(held) = self.held.get_mut(&report.attempt) else { return Vec::new() };
         let Stage::Running { demand, stop, .. } = &held.stage else { return Vec::new() };
         self.book.release(demand);
+        if report.result.is_ok() {
+            let timings = &report.timings;
+            let micros = timings.load_us + timings.queue_us + timings.compute_us + timings.codec_us;
+            self.pace.learn(demand.model, Duration::from_micros(micros));
+        }
         if held.dropped {
             self.held.remove(&report.attempt);
             return Vec::new();
@@ -264,9 +280,10 @@ impl AgentCore {
     /// Heartbeat, and outcomes that were not acknowledged in time.
     pub fn tick(&mut self, around: &Surroundings) -> Vec<Action> {
         self.book.observe(&around.loaded);
-        let Some(session) = &mut self.session else { return Vec::new() };
+        let mut actions = self.end_of_grace(around.now);
+        let Some(session) = &mut self.session else { return actions };
         if around.now < session.next_heartbeat {
-            return Vec::new();
+            return actions;
         }
         session.next_heartbeat = around.now + session.interval;
         let patience = session.lease.max(session.interval * 3);
@@ -277,14 +294,15 @@ impl AgentCore {
                 *delivered = None;
             }
         }
-        let mut actions = vec![Action::Send(self.heartbeat(around))];
+        actions.push(Action::Send(self.heartbeat(around)));
         actions.extend(self.deliver(around.now));
         actions
     }
 
-    /// When [`Self::tick`] has something to do; `None` without a session.
+    /// When [`Self::tick`] has something to do; `None`: nothing now.
     pub fn next_tick(&self) -> Option<Duration> {
-        self.session.as_ref().map(|session| session.next_heartbeat)
+        let heartbeat = self.session.as_ref().map(|session| session.next_heartbeat);
+        heartbeat.into_iter().chain(self.grace_ends).min()
     }
 
     /// Whether the owner lets us work now.
@@ -310,11 +328,14 @@ impl AgentCore {
 
     /// Ends what still runs: nobody's fault, to be placed elsewhere.
     pub fn cancel_all(&mut self) -> Vec<Action> {
+        self.cancel_running("the agent was stopped")
+    }
+
+    fn cancel_running(&mut self, message: &str) -> Vec<Action> {
         let mut actions = Vec::new();
         for (attempt, held) in &mut self.held {
             if let Stage::Running { stop, .. } = &mut held.stage {
-                let because = (FailureReason::OwnerActive, "the agent was stopped".to_string());
-                stop.get_or_insert(because);
+                stop.get_or_insert((FailureReason::OwnerActive, message.to_string()));
                 actions.push(Action::Cancel(attempt.clone()));
             }
         }

@@ -377,3 +377,6 @@ proptest! {
         }
     }
 }
+
+#[path = "owner_tests.rs"]
+mod owner;

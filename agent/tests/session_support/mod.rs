@@ -420,6 +420,10 @@ impl Executor for Fake {
     async fn evict(&self, _: Digest) -> usize {
         0
     }
+    async fn evict_idle(&self) -> usize {
+        0
+    }
+    async fn release(&self) {}
     async fn shutdown(&self) {}
 }
 

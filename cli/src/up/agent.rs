@@ -143,7 +143,8 @@ impl Plan {
         let join_file = self.join_file();
         let mut command = Command::new(&self.program);
         command
-            .args(["run", "--exit-with-parent", "--server", &self.server])
+            // Whoever starts a pool here and sits before it wants it to work.
+            .args(["run", "--exit-with-parent", "--when", "always", "--server", &self.server])
             .arg("--data-dir")
             .arg(self.data_dir.agent(self.number));
         for (argument, value) in self.share() {
