@@ -107,7 +107,8 @@ impl Cluster {
             self.schedulers.iter().map(|scheduler| format!("127.0.0.1:{}", scheduler.agents_port)).collect();
         let mut command = Command::new(self.home.agent());
         self.home.environment(&mut command);
-        command.args(["run", "--when", "always", "--server", &servers.join(","), "--name", name, "--threads", "1", "--memory", "1Gi"]);
+        command.args(["run", "--server", &servers.join(","), "--name", name, "--threads", "1", "--memory", "1Gi"]);
+        command.env("NIGHTSHIFT_WHEN", "always");
         command.arg("--data-dir").arg(self.home.folder.path().join(name));
         if let Some(token) = token {
             command.env("NIGHTSHIFT_JOIN_TOKEN", token);

@@ -135,7 +135,8 @@ impl Cluster {
         let name = format!("agent-{number}");
         let mut command = Command::new(self.home.agent());
         self.home.environment(&mut command);
-        command.args(["run", "--when", "always", "--server", &join.join(","), "--name", &name, "--threads", "1", "--memory", "1Gi"]);
+        command.args(["run", "--server", &join.join(","), "--name", &name, "--threads", "1", "--memory", "1Gi"]);
+        command.env("NIGHTSHIFT_WHEN", "always");
         command.arg("--data-dir").arg(self.home.folder.path().join(name));
         command.env("NIGHTSHIFT_JOIN_TOKEN", issued["token"].as_str().unwrap());
         Process::start(&mut command)
