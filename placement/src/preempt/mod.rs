@@ -17,19 +17,19 @@
 //! [`MOST_DISPLACEMENTS`] times: t tasks see at most t × [`MOST_DISPLACEMENTS`] displacements in all, whatever comes and goes.
 //!
 //! **Least harm**, in this order: the highest priority among the victims, how many they are, how long they ran, then the
-//! node's id and the device's position. Exact, unless one device has so many tasks that the search for the least time lost
+//! node's id and the device's position. Only what the request lacks is freed: nothing on a device that it fits. Exact, unless one device has so many tasks that the search for the least time lost
 //! would take more than [`STEPS`] steps; then the best found so far.
 
 mod cover;
 
 pub use cover::STEPS;
 
-use crate::filter::{Ask, Reason, ReasonKind, failures};
+use crate::filter::{Ask, Reason, failures};
 use crate::queue::Tenant;
 use crate::view::{DeviceView, NodeView, Request, Snapshot};
 use cover::{Need, Weight};
 use nightshift_types::{Bytes, Milliseconds, NodeId, TaskId, Timestamp};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use thiserror::Error;
 
@@ -80,7 +80,7 @@ impl RunningTask<'_> {
 pub enum Preemption {
     /// End these tasks and keep their place for it.
     Displace(Displacement),
-    /// It fits here, or should soon, without displacing anything.
+    /// It should fit here soon, without displacing anything: the first such place.
     Wait {
         /// The node.
         node: NodeId,
@@ -121,11 +121,8 @@ impl fmt::Display for Displacement {
     }
 }
 
-/// What displacing would do, best first.
-type Harm<'a> = (i32, usize, u64, &'a NodeId, usize);
-
-/// Tasks by node and device.
-type ByDevice<'r, 't> = BTreeMap<(&'r NodeId, &'r str), Vec<&'r RunningTask<'t>>>;
+/// The highest priority, how many, and how long they ran: the least is best, of equals the first in the snapshot.
+type Harm = (i32, usize, u64);
 
 /// Decides what to displace for `request`, whose job has `priority` in its spec.
 pub fn preempt(
@@ -134,39 +131,48 @@ pub fn preempt(
     running: &[RunningTask<'_>],
     tenants: &BTreeMap<String, Tenant>,
 ) -> Preemption {
-    let claim = Claim::new(request, tenants, snapshot.now);
     if request.gang > 1 {
         return Preemption::Nothing;
     }
-    let mut devices: ByDevice<'_, '_> = BTreeMap::new();
-    for task in running {
-        devices.entry((task.node, task.device)).or_default().push(task);
+    let claim = Claim::new(request, tenants, snapshot.now);
+    let mut nodes: HashMap<&NodeId, Vec<&RunningTask<'_>>> = HashMap::new();
+    for task in running.iter().filter(|task| task.ends_soon(snapshot.now) || claim.may_displace(task)) {
+        nodes.entry(task.node).or_default().push(task);
     }
-    let mut best: Option<(Harm<'_>, Displacement)> = None;
-    let mut wait: Option<(Timestamp, &NodeView, &DeviceView)> = None;
-    for node in snapshot.nodes.iter().filter(|node| !request.avoid.contains(&node.id)) {
-        for (position, device) in node.devices.iter().enumerate() {
-            let Some(tasks) = devices.get(&(&node.id, device.name.as_str())) else { continue };
-            if let Some(until) = claim.waits(node, device, tasks) {
-                let sooner = wait.as_ref().is_none_or(|(before, ..)| until < *before);
-                wait = if sooner { Some((until, node, device)) } else { wait };
-            } else if wait.is_none() {
-                let limit = best.as_ref().map(|((priority, ..), _)| *priority);
-                let Some(displacement) = claim.displace(node, device, tasks, limit) else { continue };
-                let (priority, lost) = (displacement.priority, displacement.lost.0);
-                let harm = (priority, displacement.victims.len(), lost, &node.id, position);
-                if best.as_ref().is_none_or(|(before, _)| harm < *before) {
-                    best = Some((harm, displacement));
-                }
-            }
+    // Node by node as the snapshot has them: the map is only looked into, its order decides nothing.
+    let places = || {
+        let nodes = snapshot.nodes.iter().filter_map(|node| Some((node, nodes.get(&node.id)?)));
+        let nodes = nodes.filter(|(node, _)| !request.avoid.contains(&node.id));
+        nodes.flat_map(|(node, tasks)| (0..node.devices.len()).map(move |device| Place { node, device, tasks }))
+    };
+    for place in places() {
+        if let Some(until) = claim.waits(&place) {
+            return Preemption::Wait { node: place.node.id.clone(), device: place.device().name.clone(), until };
         }
     }
-    match (wait, best) {
-        (Some((until, node, device)), _) => {
-            Preemption::Wait { node: node.id.clone(), device: device.name.clone(), until }
+    let mut best: Option<(Harm, Displacement)> = None;
+    for place in places() {
+        if let Some(less) = claim.displace(&place, best.as_ref().map(|(harm, _)| *harm)) {
+            best = Some(less);
         }
-        (None, Some((_, displacement))) => Preemption::Displace(displacement),
-        (None, None) => Preemption::Nothing,
+    }
+    best.map_or(Preemption::Nothing, |(_, displacement)| Preemption::Displace(displacement))
+}
+
+/// A device, and the tasks of its node that end soon or may be displaced.
+struct Place<'p, 't> {
+    node: &'p NodeView,
+    device: usize,
+    tasks: &'p [&'p RunningTask<'t>],
+}
+
+impl<'p, 't> Place<'p, 't> {
+    fn device(&self) -> &'p DeviceView {
+        &self.node.devices[self.device]
+    }
+
+    fn tasks(&self) -> impl Iterator<Item = &'p RunningTask<'t>> + use<'_, 'p, 't> {
+        self.tasks.iter().copied().filter(|task| task.device == self.device().name)
     }
 }
 
@@ -215,67 +221,72 @@ impl<'a> Claim<'a> {
             && self.reclaims(task.queue)
     }
 
-    /// Whether only what is freed with the end of tasks is missing on a device.
-    fn only_capacity(&self, node: &NodeView, device: &DeviceView) -> bool {
-        failures(node, Some(device), &self.ask).iter().all(|reason| capacity(reason.kind()))
-    }
-
     fn fits(&self, node: &NodeView, device: &DeviceView) -> bool {
         failures(node, Some(device), &self.ask).is_empty()
     }
 
     /// When it should fit though nothing is displaced, if that is as soon.
-    fn waits(&self, node: &NodeView, device: &DeviceView, tasks: &[&RunningTask<'_>]) -> Option<Timestamp> {
-        let ending = tasks.iter().filter(|task| task.ends_soon(self.now));
-        let (after, until) = ending.fold((device.clone(), self.now), |(device, until), task| {
+    fn waits(&self, place: &Place<'_, '_>) -> Option<Timestamp> {
+        let ending = || place.tasks().filter(|task| task.ends_soon(self.now));
+        ending().next()?;
+        let (after, until) = ending().fold((place.device().clone(), self.now), |(device, until), task| {
             (without(device, task), until.max(task.expected_end.unwrap_or(until)))
         });
-        self.fits(node, &after).then_some(until)
+        self.fits(place.node, &after).then_some(until)
     }
 
-    /// The least harm on one device; none if that is a victim of higher priority than `limit`.
-    fn displace(
-        &self,
-        node: &NodeView,
-        device: &DeviceView,
-        tasks: &[&RunningTask<'_>],
-        limit: Option<i32>,
-    ) -> Option<Displacement> {
-        let within = |task: &&&RunningTask<'_>| limit.is_none_or(|limit| task.priority <= limit);
-        let mut able: Vec<_> = tasks.iter().filter(within).filter(|task| self.may_displace(task)).collect();
-        if able.is_empty() || !self.only_capacity(node, device) {
-            return None;
-        }
-        let need = self.need(node, device)?;
-        able.sort_by_key(|task| (task.priority, &task.task));
-        let weight = |task: &&&RunningTask<'_>| Weight {
+    /// The least harm on one device, if that is less than `best`.
+    fn displace(&self, place: &Place<'_, '_>, best: Option<Harm>) -> Option<(Harm, Displacement)> {
+        let low = |task: &&RunningTask<'_>| best.is_none_or(|(priority, ..)| task.priority <= priority);
+        let mut able: Vec<_> = place.tasks().filter(low).filter(|task| self.may_displace(task)).collect();
+        able.sort_by_key(|task| (task.priority, task.placed_at, &task.task));
+        let device = place.device();
+        let memory = self.ask.spec.memory.0.saturating_sub(device.free.0);
+        let count = (device.running + 1).saturating_sub(device.slots) as usize;
+        // What memory and slots alone take; most devices are no better even so, and need no closer look.
+        let need = Need { memory, count, queued_ms: 0 };
+        let better = |(harm, _): &(Harm, _)| best.is_none_or(|best| *harm < best);
+        let relaxed = self.least(&able, &need).filter(better)?;
+        let (harm, victims) = match self.queued_ms(place, &need)? {
+            0 if need.memory == 0 && need.count == 0 => return None,
+            0 => relaxed,
+            queued_ms => self.least(&able, &Need { queued_ms, ..need }).filter(better)?,
+        };
+        let (node, device) = (place.node.id.clone(), device.name.clone());
+        let (priority, _, lost) = harm;
+        Some((harm, Displacement { node, device, victims, priority, lost: Milliseconds(lost) }))
+    }
+
+    /// The least harmful of some tasks, by rising priority, that free what is needed.
+    fn least(&self, able: &[&RunningTask<'_>], need: &Need) -> Option<(Harm, Vec<TaskId>)> {
+        let weight = |task: &&RunningTask<'_>| Weight {
             memory: task.memory.0,
             queued_ms: task.queued_ms,
             lost: self.now.since(task.placed_at).0,
         };
         let weights: Vec<Weight> = able.iter().map(weight).collect();
         // As few of the higher priorities as will do: add one priority after another.
-        for end in (1..=able.len()).filter(|&end| end == able.len() || able[end].priority > able[end - 1].priority) {
-            let Some(chosen) = cover::least(&weights[..end], &need) else { continue };
-            let mut victims: Vec<TaskId> = chosen.iter().map(|&at| able[at].task.clone()).collect();
-            victims.sort();
-            let lost = chosen.iter().map(|&at| weights[at].lost).sum();
-            let priority = chosen.iter().map(|&at| able[at].priority).max()?;
-            let (node, device) = (node.id.clone(), device.name.clone());
-            return Some(Displacement { node, device, victims, priority, lost: Milliseconds(lost) });
-        }
-        None
+        let mut ends = (1..=able.len()).filter(|&end| end == able.len() || able[end].priority > able[end - 1].priority);
+        let chosen = ends.find_map(|end| cover::least(&weights[..end], need))?;
+        let mut victims: Vec<TaskId> = chosen.iter().map(|&at| able[at].task.clone()).collect();
+        victims.sort();
+        let lost = chosen.iter().map(|&at| weights[at].lost).sum();
+        let priority = chosen.iter().map(|&at| able[at].priority).max()?;
+        Some(((priority, victims.len(), lost), victims))
     }
 
-    /// What must be freed on a device; none if no end of tasks is enough.
-    fn need(&self, node: &NodeView, device: &DeviceView) -> Option<Need> {
-        let memory = self.ask.spec.memory.0.saturating_sub(device.free.0);
-        let count = (device.running + 1).saturating_sub(device.slots) as usize;
+    /// How much less work a device must have before it, in milliseconds, for the request to be in time there once `need` is
+    /// freed; none if it does not fit even then.
+    fn queued_ms(&self, place: &Place<'_, '_>, need: &Need) -> Option<u64> {
+        let device = place.device();
         let fits = |freed: u64| {
-            let (free, running) = (device.free + Bytes(memory), device.running.saturating_sub(count as u32));
+            let (free, running) = (device.free + Bytes(need.memory), device.running.saturating_sub(need.count as u32));
             let queued_ms = device.queued_ms - freed;
-            self.fits(node, &DeviceView { free, running, queued_ms, ..device.clone() })
+            self.fits(place.node, &DeviceView { free, running, queued_ms, ..device.clone() })
         };
+        if fits(0) {
+            return Some(0);
+        }
         if !fits(device.queued_ms) {
             return None;
         }
@@ -285,12 +296,8 @@ impl<'a> Claim<'a> {
             let middle = low + (high - low) / 2;
             if fits(middle) { high = middle } else { low = middle + 1 }
         }
-        Some(Need { memory, queued_ms: low, count })
+        Some(low)
     }
-}
-
-fn capacity(kind: ReasonKind) -> bool {
-    matches!(kind, ReasonKind::MemoryFree | ReasonKind::Slots | ReasonKind::TooBusy)
 }
 
 /// A device once a task has ended.

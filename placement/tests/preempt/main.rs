@@ -2,6 +2,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod cost;
 mod cycles;
 mod fixture;
 mod least;
