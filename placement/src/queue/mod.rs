@@ -40,15 +40,16 @@ mod check;
 mod entry;
 mod fair;
 mod held;
+mod job;
 mod line;
 mod price;
-mod turns;
 mod why;
 
 pub use check::OrderError;
 pub use fair::{CREDIT, window};
 pub use held::Held;
-pub use turns::{WaitingJob, WaitingTask, next};
+pub use job::{QueuedJob, Refusal, WaitingJob, WaitingTask};
+
 pub use why::{Rank, Turn, Why};
 
 use crate::estimate::ModelEstimate;
@@ -86,33 +87,6 @@ pub struct Tenant {
     pub running: u32,
     /// Device memory they hold.
     pub memory: Bytes,
-}
-
-/// One admitted job that is not finished, with what its turn depends on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct QueuedJob {
-    /// The job. Of its waiting tasks as many as `parallelism` are enough, if those are ready.
-    pub job: WaitingJob,
-    /// Its tasks that run or wait, back-off included. If fewer than `job` shows, what `job` shows counts.
-    pub unfinished: u32,
-    /// Since when `activeDeadlineSeconds` counts, if it does.
-    pub active_since: Option<Timestamp>,
-    /// Since when `pendingDeadlineSeconds` counts, if it does.
-    pub pending_since: Option<Timestamp>,
-    /// Set while its last look found no node.
-    pub refusal: Option<Refusal>,
-}
-
-/// How often in a row, and when, no node took a job's tasks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refusal {
-    /// Looks since its last placement that found none.
-    pub count: u32,
-    /// The last of them.
-    pub at: Timestamp,
-    /// What could help has changed since: for a refusal for want of capacity, anything that was freed; for any refusal,
-    /// a node that joined, became available, or changed its ask, labels, taints or trust. Looked at again at once.
-    pub changed: bool,
 }
 
 /// What is looked at next.

@@ -9,5 +9,4 @@ mod messages;
 #[path = "../exact/oracle.rs"]
 mod oracle;
 mod properties;
-mod queue;
 mod score;

@@ -161,3 +161,15 @@ fn a_refused_job_is_looked_at_with_one_task_and_growing_gaps() {
     let order = next(&mut Queue::default(), &none, &jobs(5, 0, false), 10, 10);
     assert_eq!(why(&order, "x"), "BackOff: no node took it 5 times in a row, and nothing changed since");
 }
+
+#[test]
+fn a_request_carries_what_is_left_of_the_budget() {
+    let points = |text: &str| text.parse::<PicoPoints>().unwrap();
+    let left = |queued: &QueuedJob| {
+        next(&mut Queue::default(), &Tenants::new(), std::slice::from_ref(queued), 0, 1).requests[0].budget_left
+    };
+    let mut queued = job("a", "q", 1);
+    queued.job.committed = points("0.75");
+    assert_eq!(left(&queued), None);
+    assert_eq!(left(&with(queued, |spec| spec.max_cost = Some(points("1")))), Some(points("0.25")));
+}

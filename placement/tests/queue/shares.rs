@@ -199,3 +199,30 @@ proptest! {
         prop_assert!(windows > 0);
     }
 }
+
+/// What is overdue goes first inside its queue; it takes nothing from the others.
+#[test]
+fn shares_hold_when_everything_is_overdue() {
+    let weights = [1u32, 2, 5];
+    let queue = |weight| TenantQueue { weight, ..TenantQueue::default() };
+    let tenants: Tenants =
+        (0..3).map(|n| (name(n), Tenant { queue: queue(weights[n]), ..Tenant::default() })).collect();
+    let one = |n: u32| {
+        let (queue, priority) = (name(n as usize % 3), n as i32 % 4);
+        with(job(&format!("j{n}"), &queue, 1), |spec| spec.priority = priority)
+    };
+    let mut jobs: Vec<QueuedJob> = (0..2_000).map(one).collect();
+    let (mut queue, mut counts) = (Queue::default(), BTreeMap::new());
+    for cycle in 0..40 {
+        let order = next(&mut queue, &tenants, &jobs, 1_000_000 + cycle, 30);
+        let placed: Vec<_> = order.requests.iter().take(20).map(|request| request.task.job.clone()).collect();
+        queue.placed(&order, |task| placed.contains(&task.job));
+        for request in &order.requests[..20] {
+            *counts.entry(request.spec.queue.clone()).or_insert(0u32) += 1;
+        }
+        jobs.retain(|queued| !placed.contains(&queued.job.id));
+    }
+    for (number, weight) in weights.iter().enumerate() {
+        assert!(counts[&name(number)].abs_diff(weight * 100) <= 2, "{counts:?}");
+    }
+}
