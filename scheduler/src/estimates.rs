@@ -7,7 +7,7 @@
 //! After a restart or a takeover the prior stands: the journal knows neither what was predicted nor on which device a
 //! result was made. A percentile of its own takes a model 19 runs, a correction three to eight on each device.
 
-use nightshift_placement::estimate::{Claims, Expectation, Observation, Verdict};
+use nightshift_placement::estimate::{Claims, Expectation, NodeEstimate, Observation, Verdict};
 use nightshift_placement::latency::{ASSUMED_LINK_BANDWIDTH, ASSUMED_LOAD_BANDWIDTH};
 use nightshift_placement::{Correction, Estimator, ModelEstimate, NodeView, Placed, Plan, Request};
 use nightshift_state::{Success, Timings};
@@ -108,6 +108,11 @@ impl Estimates {
         let inner = self.lock();
         let (runs, devices) = inner.estimator.evidence(model);
         (inner.estimator.model(model), runs, devices)
+    }
+
+    /// What is known of a node beside its devices.
+    pub fn node(&self, node: &NodeId) -> NodeEstimate {
+        self.lock().estimator.node(node)
     }
 
     /// What a device takes as a factor of what its benchmark says.

@@ -44,7 +44,7 @@ use node::Node;
 pub struct Limits {
     /// Models; about 5 KiB each.
     pub models: usize,
-    /// Nodes; about half a KiB each.
+    /// Nodes; below a KiB each.
     pub nodes: usize,
 }
 
