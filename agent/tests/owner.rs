@@ -3,6 +3,7 @@
 
 mod owner {
     mod files;
+    mod help;
     #[cfg(target_os = "linux")]
     mod idle;
     mod lab;

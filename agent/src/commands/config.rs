@@ -39,18 +39,18 @@ fn file(places: &Places) -> anyhow::Result<PathBuf> {
 /// Runs it.
 pub fn run(command: &Config) -> anyhow::Result<()> {
     match command {
-        Config::Path(places) => println!("{}", file(places)?.display()),
+        Config::Path(places) => super::say(&file(places)?.display().to_string()),
         Config::Init(places) => {
             let path = file(places)?;
             init(&path, TEMPLATE)?;
-            println!("{}", path.display());
+            super::say(&path.display().to_string());
         }
         Config::Show(show) => {
             let (path, named) = show.places.config();
             let settings = Settings::read(path.as_deref(), named, &show.set).map_err(anyhow::Error::msg)?;
             match show.output {
-                super::Format::Json => println!("{}", serde_json::to_string_pretty(&settings)?),
-                super::Format::Human => print!("{}", toml::to_string(&settings)?),
+                super::Format::Json => super::say(&serde_json::to_string_pretty(&settings)?),
+                super::Format::Human => super::say(toml::to_string(&settings)?.trim_end()),
             }
         }
     }

@@ -13,6 +13,7 @@ pub mod self_test;
 use crate::config::args::Places;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
+use std::io::Write;
 
 /// How an answer is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -39,10 +40,16 @@ impl Common {
     /// Prints JSON, or what `human` makes of it.
     pub fn print<T: Serialize>(&self, value: &T, human: impl FnOnce(&T) -> String) {
         match self.output {
-            Format::Json => println!("{}", serde_json::to_string_pretty(value).unwrap_or_default()),
-            Format::Human => println!("{}", human(value).trim_end()),
+            Format::Json => say(&serde_json::to_string_pretty(value).unwrap_or_default()),
+            Format::Human => say(human(value).trim_end()),
         }
     }
+}
+
+/// A line or more on stdout; whoever reads may have gone away, as `head` does.
+pub fn say(text: &str) {
+    let mut stdout = std::io::stdout().lock();
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.write_all(b"\n"));
 }
 
 /// `2 h 5 min`, `3.2 s`.

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Killed when the test ends.
-struct Killed(Child);
+pub struct Killed(Child);
 impl Drop for Killed {
     fn drop(&mut self) {
         let _ = self.0.kill();
@@ -31,29 +31,35 @@ fn installed(program: &str) -> bool {
     there
 }
 
-#[test]
-fn an_x_server_tells_of_a_moved_mouse() {
+/// An X server of our own, and its display; `None`, said aloud, where it is not installed.
+pub fn x_server() -> Option<(Killed, String)> {
     if !installed("Xvfb") || !installed("xdotool") {
-        return;
+        return None;
     }
     // The server finds a free display by itself and says which.
     let mut server = Command::new("Xvfb");
-    server
-        .args(["-displayfd", "1", "-screen", "0", "640x480x8", "-nolisten", "tcp"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null());
-    let mut server = Killed(server.spawn().unwrap());
+    server.args(["-displayfd", "1", "-screen", "0", "640x480x8", "-nolisten", "tcp"]);
+    let mut server = Killed(server.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
     let mut number = String::new();
     let stdout = server.0.stdout.take().unwrap();
     std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut number).unwrap();
-    let display = format!(":{}", number.trim());
+    Some((server, format!(":{}", number.trim())))
+}
+
+/// Somebody moves the mouse.
+pub fn touch(display: &str, x: &str) {
+    let moved = Command::new("xdotool").args(["mousemove", x, "100"]).env("DISPLAY", display).status().unwrap();
+    assert!(moved.success());
+}
+
+#[test]
+fn an_x_server_tells_of_a_moved_mouse() {
+    let Some((server, display)) = x_server() else { return };
     let mut source = X11::open(&display).unwrap();
     assert_eq!(source.name(), format!("X11 {display} (screen saver extension)"));
     until("it is idle", || source.idle().unwrap() >= Duration::from_millis(700));
-    for (x, words) in [("100", "mousemove"), ("120", "mousemove")] {
-        let moved = Command::new("xdotool").args([words, x, "100"]).env("DISPLAY", &display).status().unwrap();
-        assert!(moved.success());
-    }
+    touch(&display, "100");
+    touch(&display, "120");
     until("the mouse was seen", || source.idle().unwrap() < Duration::from_millis(600));
     drop(server);
     until("it is gone", || source.idle().is_err());

@@ -2,10 +2,12 @@
 
 use crate::session_support::{Fake, Scheduler, World, config};
 use nightshift_agent::config::Config;
-use nightshift_agent::engine::Sandbox;
+use nightshift_agent::engine::{Engine, EngineConfig, Sandbox};
+use nightshift_agent::executor::Executor;
 use nightshift_agent::hardware::Hardware;
-use nightshift_agent::owner::watch::Sense;
-use nightshift_agent::owner::{Rules, Signals};
+use nightshift_agent::owner::idle::Places;
+use nightshift_agent::owner::watch::{Machine, Sense};
+use nightshift_agent::owner::{Roots, Rules, Signals};
 use nightshift_agent::serve::{DataDir, ServeError, serve_with};
 use nightshift_types::{Bytes, Device, Measured};
 use std::path::Path;
@@ -44,13 +46,43 @@ pub struct Guest {
 impl Guest {
     /// Nobody has touched it for an hour.
     pub fn start(world: &Arc<World>, scheduler: &Scheduler, change: impl FnOnce(&mut Config)) -> Self {
+        let told = Told::default();
+        told.idle(3600.0);
+        Self::start_as(world, scheduler, change, told.clone(), told, |_| Arc::new(Fake::default()))
+    }
+
+    /// With real workers, and what another `/proc` says of the load.
+    #[cfg(target_os = "linux")]
+    pub fn with_workers(world: &Arc<World>, scheduler: &Scheduler, proc: std::path::PathBuf) -> Self {
+        let roots = Roots { proc, sys: "/nowhere".into(), dev: "/nowhere".into() };
+        let sense = Machine::new(roots, std::process::id(), || Places {
+            roots: Roots { proc: "/nowhere".into(), sys: "/nowhere".into(), dev: "/nowhere".into() },
+            bus: Some("unix:path=/nowhere".into()),
+            ..Places::default()
+        });
+        let change = |config: &mut Config| config.rules.resume_after = std::time::Duration::ZERO;
+        let engine = |dir: &Path| -> Arc<dyn Executor> {
+            let mut engine = EngineConfig::new(env!("CARGO_BIN_EXE_nightshift-agent"), dir.join("run"));
+            engine.threads = 1;
+            Arc::new(Engine::new(engine))
+        };
+        Self::start_as(world, scheduler, change, Told::default(), sense, engine)
+    }
+
+    fn start_as(
+        world: &Arc<World>,
+        scheduler: &Scheduler,
+        change: impl FnOnce(&mut Config),
+        told: Told,
+        sense: impl Sense + 'static,
+        executor: impl FnOnce(&Path) -> Arc<dyn Executor>,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut config = config(world, scheduler.address, dir.path());
         config.rules = Rules::default();
         change(&mut config);
-        let told = Told::default();
-        told.idle(3600.0);
-        let (stop, sense) = (CancellationToken::new(), told.clone());
+        let executor = executor(dir.path());
+        let stop = CancellationToken::new();
         let cancel = stop.clone();
         let task = tokio::spawn(async move {
             let data = DataDir::open(&config.data_dir)?;
@@ -59,7 +91,7 @@ impl Guest {
             let free_memory = |device: &Device| device.memory;
             let (measured, sandbox) = (Measured::default(), Sandbox::default());
             let hardware = Hardware { devices: vec![device], measured, free_memory, sandbox };
-            serve_with(&config, &data, identity, hardware, Arc::new(Fake::default()), sense, cancel).await
+            serve_with(&config, &data, identity, hardware, executor, sense, cancel).await
         });
         Self { told, dir, stop, task }
     }
@@ -100,9 +132,20 @@ pub struct Process(pub Child);
 
 impl Process {
     pub fn start(world: &World, scheduler: &Scheduler, dir: &Path, more: &[&str]) -> Self {
+        Self::start_with(world, scheduler, dir, more, &[])
+    }
+
+    pub fn start_with(
+        world: &World,
+        scheduler: &Scheduler,
+        dir: &Path,
+        more: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let mut command = program();
         command.args(["run", "--server", &scheduler.address.to_string(), "--threads", "1", "--grace-seconds", "1"]);
         command.args(more).arg("--data-dir").arg(dir).env("NIGHTSHIFT_JOIN_TOKEN", world.token.to_string());
+        command.envs(environment.iter().copied());
         Self(command.stdout(Stdio::null()).spawn().unwrap())
     }
 }

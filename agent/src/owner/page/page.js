@@ -67,7 +67,7 @@ async function refresh() {
     const [status, earnings, past] = await Promise.all([call("/api/status"), call("/api/earnings"), call("/api/history")]);
     const [look, word] = words[status.state] || ["off", status.state];
     element("state").className = "state " + look;
-    element("word").textContent = word + (status.reason ? " · " + status.reason : "");
+    element("word").textContent = word + (status.reason === "Paused" ? " by you" : status.reason ? " · " + status.reason : "");
     const source = status.when === "always" ? "Your use of the machine does not count here (when = \"always\")."
       : "Somebody at the machine is noticed through " + (status.idleSource || "nothing here: a server without a console") + ".";
     element("why").textContent = (status.message ? status.message + ". " : "") + source;
@@ -76,7 +76,7 @@ async function refresh() {
     element("pause").hidden = element("pause-hour").hidden = paused;
     element("resume").hidden = !paused;
     const list = [
-      ["points at " + earnings.pricePerHour + " an hour", earnings.pointsAtOwnPace],
+      ["points at " + earnings.pricePerHour + " an hour", Number(earnings.pointsAtOwnPace).toFixed(6)],
       ["results", String(earnings.all.succeeded)],
       ["handed back to you in time", String(earnings.all.handedBack)],
       ["memory of workers now", bytes(status.heldBytes) + " in " + status.workers],
