@@ -141,6 +141,25 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
+        /// Few tasks: no choice has fewer, nor one of as many that loses less.
+        #[test]
+        fn small_devices_have_the_least(
+            weights in prop::collection::vec((1u64..10, 0u64..5, 0u64..100), 1..10),
+            memory in 0u64..40, queued_ms in 0u64..10, count in 0usize..4,
+        ) {
+            let weights: Vec<Weight> =
+                weights.into_iter().map(|(memory, queued_ms, lost)| Weight { memory, queued_ms, lost }).collect();
+            let need = Need { memory, queued_ms, count };
+            let of = |chosen: &[usize]| {
+                let sum = |of: fn(&Weight) -> u64| chosen.iter().map(|&at| of(&weights[at])).sum::<u64>();
+                let enough = sum(|w| w.memory) >= memory && sum(|w| w.queued_ms) >= queued_ms && chosen.len() >= count;
+                enough.then(|| (chosen.len(), sum(|w| w.lost)))
+            };
+            let sets = (1u32..1 << weights.len()).map(|set| (0..weights.len()).filter(|at| set >> at & 1 == 1).collect());
+            let best = sets.filter_map(|set: Vec<usize>| of(&set)).min();
+            prop_assert_eq!(least(&weights, &need).and_then(|chosen| of(&chosen)), best);
+        }
+
         /// Many tasks that fill a device: the choice is enough, and nothing of it is needless.
         #[test]
         fn large_devices_have_a_choice_that_is_enough(

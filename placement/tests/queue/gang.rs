@@ -1,8 +1,11 @@
 //! Gang start: together or not at all.
 
-use crate::fixture::{Tenants, first, job, next, tenants, text, why, with};
-use nightshift_placement::queue::{Queue, QueuedJob};
+use crate::common::Random;
+use crate::fixture::{Tenants, at, first, job, next, tenants, text, why, with};
+use nightshift_placement::queue::{AGEING, AGEING_TURN, Queue, QueuedJob};
 use nightshift_types::{Quota, TenantQueue, Timestamp};
+use proptest::prelude::*;
+use std::collections::BTreeSet;
 
 fn gang(id: &str, waiting: u32, together: u32) -> QueuedJob {
     with(job(id, "q", waiting), |spec| spec.min_parallelism = together)
@@ -55,4 +58,55 @@ fn what_cannot_start_together_does_not_start() {
     assert_eq!(why(&order, "hidden"), format!("GangNotReady: {says}"));
     assert_eq!(why(&order, "narrow"), "OverParallelism: 3 tasks start together and 0 run, parallelism is 2");
     assert_eq!(why(&order, "quota"), "QuotaExceeded: the queue runs 0 of 2 tasks, 3 more would start");
+}
+
+/// The longest task of the runs below, milliseconds.
+const LONGEST: u64 = 20_000;
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// A pool that is never idle, small tasks of a higher priority without end, and gangs as wide as the pool: with the
+    /// reservation that a planner keeps for what is overdue, each gang starts, and after its stated wait. None holds a
+    /// part of the pool while it waits for the rest, so gangs never wait for each other.
+    #[test]
+    fn every_gang_starts(seed: u64, slots in 2usize..12, gangs in 1usize..5) {
+        let mut random = Random(seed);
+        let mut jobs: Vec<QueuedJob> = Vec::new();
+        for n in 0..gangs {
+            let together = 2 + random.below(slots - 1) as u32;
+            let priority = random.below(2) as i32;
+            jobs.push(with(gang(&format!("gang{n}"), together, together), |spec| spec.priority = priority));
+        }
+        let (mut queue, mut running) = (Queue::default(), Vec::<u64>::new());
+        let (mut now, mut small) = (1, 0);
+        let most = AGEING.0 + gangs as u64 * u64::from(AGEING_TURN + 1) * LONGEST;
+        while jobs.iter().any(|queued| queued.job.spec.min_parallelism > 1) {
+            prop_assert!(now <= most, "a gang waits for {now} ms");
+            running.retain(|end| *end > now);
+            let singles = jobs.iter().filter(|queued| queued.job.spec.min_parallelism < 2).count();
+            for _ in singles..slots {
+                small += 1;
+                jobs.push(with(at(job(&format!("s{small}"), "q", 1), now), |spec| spec.priority = 2));
+            }
+            let order = next(&mut queue, &Tenants::new(), &jobs, now, 100);
+            let mut placed = BTreeSet::new();
+            for (n, request) in order.requests.iter().enumerate() {
+                let begins = n == 0 || order.requests[n - 1].task.job != request.task.job;
+                let needs = request.gang.max(1) as usize;
+                if begins && slots - running.len() < needs {
+                    // Kept for it: nothing behind it starts.
+                    if request.overdue { break } else { continue }
+                }
+                if begins || placed.contains(&request.task.job) {
+                    placed.insert(request.task.job.clone());
+                    running.push(now + 1 + random.next() % LONGEST);
+                }
+            }
+            prop_assert!(running.len() <= slots);
+            queue.placed(&order, |task| placed.contains(&task.job));
+            jobs.retain(|queued| !placed.contains(&queued.job.id));
+            now += 500;
+        }
+    }
 }
