@@ -4,6 +4,7 @@
 //! invariant: everything between the snapshot and the commit is `nightshift-placement`'s: pure. What a [`Cycle`] keeps is
 //! soft: a leader that starts without it places as well, but looks at more.
 
+use crate::displace::{self, Displaced};
 use crate::nodes::Nodes;
 use nightshift_placement::queue::{Held, Order, Queue, QueuedJob, Refusal, Tenant};
 use nightshift_placement::{AdmittedReason, Plan, Request, WaitingJob, WaitingTask, Weights, WhyNot};
@@ -16,12 +17,14 @@ use std::sync::Arc;
 pub const MAX_REQUESTS: usize = 4096;
 
 /// What one cycle decided.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Decided {
     /// To be committed.
     pub placements: Vec<Placement>,
     /// Jobs of which at least one task was placed or refused, and the refusal if there was one.
     pub verdicts: BTreeMap<JobId, Option<WhyNot>>,
+    /// What makes way for those that found no place.
+    pub displaced: Vec<Displaced>,
     /// What was looked at, and why the other jobs were not.
     pub order: Arc<Order>,
 }
@@ -83,9 +86,13 @@ impl Cycle {
         }
         nodes.estimates().prepare(&mut order.requests);
         let snapshot = nodes.snapshot(state, now, lease);
+        let before = displace::possible(state, &order.requests).then(|| snapshot.clone());
         let plan = nodes.pool().plan(snapshot, &order.requests, &Weights::default());
         nodes.estimates().promise(&plan, &order.requests);
-        let decided = decided(plan, order);
+        let displaced =
+            before.map(|before| displace::for_refused(state, nodes, &tenants, (before, &plan), &order.requests));
+        let mut decided = decided(plan, order);
+        decided.displaced = displaced.unwrap_or_default();
         self.remember(&decided, state, news, now);
         decided
     }
@@ -204,6 +211,6 @@ fn decided(plan: Plan, order: Order) -> Decided {
 
 /// Whether a person should read it in the job's conditions; the others pass by themselves, or stand there already.
 pub fn worth_saying(held: &Held) -> bool {
-    use Held::{GangNotReady, KeptFor, MemoryQuota, QueueStopped, TaskQuota};
-    matches!(held, QueueStopped(_) | TaskQuota { .. } | MemoryQuota { .. } | KeptFor(_) | GangNotReady { .. })
+    use Held::{KeptFor, MemoryQuota, QueueStopped, TaskQuota};
+    matches!(held, QueueStopped(_) | TaskQuota { .. } | MemoryQuota { .. } | KeptFor(_))
 }

@@ -11,7 +11,7 @@ use nightshift_placement::estimate::{Claims, Expectation, NodeEstimate, Observat
 use nightshift_placement::latency::{ASSUMED_LINK_BANDWIDTH, ASSUMED_LOAD_BANDWIDTH};
 use nightshift_placement::{Correction, Estimator, ModelEstimate, NodeView, Placed, Plan, Request};
 use nightshift_state::{Success, Timings};
-use nightshift_types::{AttemptId, Digest, JobId, NodeId, TaskId, Timestamp};
+use nightshift_types::{AttemptId, Digest, JobId, Milliseconds, NodeId, TaskId, Timestamp};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -153,6 +153,12 @@ impl Known<'_> {
     pub fn busy_ms(&self, task: &TaskId, node: &NodeId) -> Option<u64> {
         let promise = self.0.promises.get(task).filter(|promise| promise.node == *node)?;
         Some(promise.expected.predicted.service.div_ceil(1_000_000))
+    }
+
+    /// From its placement to its result, all in all; `None`: it was not predicted here.
+    pub fn expected(&self, task: &TaskId, node: &NodeId) -> Option<Milliseconds> {
+        let promise = self.0.promises.get(task).filter(|promise| promise.node == *node)?;
+        Some(Milliseconds(promise.expected.predicted.expected().div_ceil(1_000_000)))
     }
 
     /// Puts what is known of a node and its devices on top of what was measured of it.

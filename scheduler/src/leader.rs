@@ -16,7 +16,7 @@ use crate::tenants::Tenants;
 use nightshift_placement::WhyNot;
 use nightshift_placement::queue::{Held, Order};
 use nightshift_state::{Command, Core, Effect, Folded, JobResult, Journal, JournalError, Rejection, State, TaskState};
-use nightshift_types::{AttemptId, CellId, Epoch, FailureReason, JobId, Milliseconds, NodeId, Timestamp};
+use nightshift_types::{AttemptId, CellId, Epoch, JobId, Milliseconds, NodeId, Timestamp};
 use nightshift_wire::pki::CertificateAuthority;
 use nightshift_wire::proto::{self, scheduler_message::Kind as Down};
 use std::collections::{BTreeMap, BTreeSet};
@@ -353,8 +353,8 @@ impl Shared {
                 Effect::Acknowledge { node, attempt } => {
                     self.nodes.send(node, Down::Ack(proto::Ack { attempt: attempt.to_string() }));
                 }
-                Effect::Cancel { node, attempt, message } => {
-                    self.metrics.attempts.with_label_values(&[FailureReason::Cancelled.as_str()]).inc();
+                Effect::Cancel { node, attempt, reason, message } => {
+                    self.metrics.attempts.with_label_values(&[reason.as_str()]).inc();
                     self.cancel(node, attempt, message);
                 }
                 Effect::Succeeded { attempt } => self.succeeded(state, attempt),

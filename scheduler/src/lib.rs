@@ -11,6 +11,7 @@ pub mod controller;
 pub mod credentials;
 pub mod cycle;
 pub mod dispatch;
+pub mod displace;
 pub mod edge;
 pub mod estimates;
 pub mod leader;

@@ -228,6 +228,8 @@ pub enum Effect {
         node: NodeId,
         /// The attempt.
         attempt: AttemptId,
+        /// `Cancelled`, or `Preempted`.
+        reason: FailureReason,
         /// In words.
         message: String,
     },

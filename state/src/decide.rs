@@ -75,6 +75,7 @@ fn stop_running(job: &Job, except: Option<&AttemptId>, message: &str) -> Vec<Eff
     let cancel = |node: &NodeId, attempt: &AttemptId| Effect::Cancel {
         node: node.clone(),
         attempt: attempt.clone(),
+        reason: FailureReason::Cancelled,
         message: message.to_owned(),
     };
     running.map(|running| cancel(&running.node, &running.attempt)).collect()

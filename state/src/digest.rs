@@ -124,7 +124,7 @@ fn digest_job(sink: &mut Sink, job: &Job) {
 }
 
 fn digest_task(sink: &mut Sink, task: &Task) {
-    sink.number(task.attempts).number(task.failures).number(task.cancelled).number(task.losses);
+    sink.number(task.attempts).number(task.failures).number(task.cancelled).number(task.preempted).number(task.losses);
     sink.number(task.settlements);
     sink.number(task.avoid.len() as u64);
     for node in &task.avoid {

@@ -221,6 +221,7 @@ impl State {
         let job = self.jobs.get_mut(&number)?;
         let task = &mut job.tasks[attempt.task.index as usize];
         task.cancelled += u32::from(cancelled);
+        task.preempted += u32::from(reason == FailureReason::Preempted);
         if counted(reason) {
             task.failures += 1;
             job.failures += 1;

@@ -145,6 +145,8 @@ pub struct Task {
     pub failures: u32,
     /// Attempts that we stopped: the job was suspended, or another task needed their place.
     pub cancelled: u32,
+    /// Those of them that made way for a task of higher priority.
+    pub preempted: u32,
     /// Nodes it lost.
     pub losses: u32,
     /// Nodes of its last failures, newest last, at most [`MAX_AVOID`]: preferably elsewhere.

@@ -46,7 +46,15 @@ pub struct Explanation {
     message: Option<String>,
     suggestion: Option<String>,
     nodes: Option<Nodes>,
+    queue: Option<Queue>,
     tasks: Vec<Task>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Queue {
+    name: String,
+    turn: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -107,7 +115,7 @@ fn from_object(namespace: &str, job: &InferenceJob) -> serde_json::Value {
 
 /// The explanation for a person.
 pub fn text(job: &JobName, explanation: &Explanation) -> String {
-    let Explanation { state, reason, message, suggestion, nodes, tasks } = explanation;
+    let Explanation { state, reason, message, suggestion, nodes, queue, tasks } = explanation;
     let mut text = format!("{job} is {}", state.as_deref().unwrap_or("Pending"));
     if let Some(reason) = some(reason) {
         let _ = write!(text, ": {reason}");
@@ -118,6 +126,9 @@ pub fn text(job: &JobName, explanation: &Explanation) -> String {
     }
     if let Some(suggestion) = some(suggestion) {
         let _ = writeln!(text, "\nWhat would help\n  {suggestion}");
+    }
+    if let Some(Queue { name, turn: Some(turn) }) = queue {
+        let _ = writeln!(text, "\nIts turn in queue {name}\n  {turn}");
     }
     if let Some(nodes) = nodes.as_ref().filter(|nodes| !nodes.counts.is_empty()) {
         let rows = nodes.counts.iter().map(|count| {

@@ -357,15 +357,13 @@ async fn finish(job: &InferenceJob, next: Next, context: &Context) -> Result<Act
         Next::Waiting(status) => (status, Action::requeue(RETRY)),
         Next::Terminal(status) => (status, Action::await_change()),
         Next::Facts(id) => {
-            let why = context.leader.why(&id);
             let url = results_url(context, job);
             let state = context.leader.state().await;
             let Some(facts) = state.job(&id) else { return Ok(Action::requeue(RETRY)) };
             let seen = job.meta().generation.unwrap_or_default();
             let now = context.leader.now();
-            let waits = why.as_ref().map(|why| (why, Waits::of(&state, facts, why, now)));
-            let waits = waits.as_ref().map(|(why, waits)| (*why, waits));
-            let status = status::of_job(&before, facts, waits, &url, seen, now);
+            let waits = Waits::of(&context.leader, &state, facts);
+            let status = status::of_job(&before, facts, waits.as_ref(), &url, seen, now);
             (status, Action::await_change())
         }
     };

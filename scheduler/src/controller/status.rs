@@ -4,9 +4,11 @@
 //! facts give the same status, so that nothing is written twice.
 
 use super::conditions::{self, Wanted};
+use crate::leader::Leader;
 use nightshift_crds::{
     InferenceJobStatus, InferenceResult, JobState, PointsString, Time, UnschedulableReason, job_condition as condition,
 };
+use nightshift_placement::queue::Held;
 use nightshift_placement::{AdmittedReason, Nearest, ReasonKind, WhyNot};
 use nightshift_state::event::MAX_INLINE_OUTPUT;
 use nightshift_state::{Job, JobResult, OutputBody, Rejection, State, TaskState};
@@ -35,18 +37,40 @@ pub struct Waits {
     pub reason: &'static str,
     /// In words, with the numbers.
     pub message: String,
+    /// What each node lacks, where nodes were looked at.
+    pub why: Option<WhyNot>,
 }
 
 impl Waits {
-    /// What the last cycle found; that the queue cannot pay is said as just that, and not as a price that is too high.
-    pub fn of(state: &State, job: &Job, why: &WhyNot, now: Timestamp) -> Self {
+    /// What the last cycle found of a job, if there is anything to say.
+    pub fn of(leader: &Leader, state: &State, job: &Job) -> Option<Self> {
+        match leader.held(&job.id) {
+            Some(held) => Some(Self::held(job, &held)),
+            None => leader.why(&job.id).map(|why| Self::no_node(state, job, why, leader.now())),
+        }
+    }
+
+    /// Its queue lets it start nothing now.
+    fn held(job: &Job, held: &Held) -> Self {
+        let queue = &job.spec.queue;
+        let remedy = match held {
+            Held::QueueStopped(_) => {
+                format!("; an operator starts it with spec.stopPolicy None of TenantQueue {queue}")
+            }
+            _ => format!(": TenantQueue {queue}, spec.quotas"),
+        };
+        Self { reason: held.as_str(), message: format!("{held}{remedy}"), why: None }
+    }
+
+    /// That the queue cannot pay is said as just that, and not as a price that is too high.
+    fn no_node(state: &State, job: &Job, why: WhyNot, now: Timestamp) -> Self {
         let reason = why.admitted_reason();
         if reason == AdmittedReason::PriceAboveLimit
-            && let Some(message) = unpaid(state, job, why, now)
+            && let Some(message) = unpaid(state, job, &why, now)
         {
-            return Self { reason: "BudgetExhausted", message };
+            return Self { reason: "BudgetExhausted", message, why: Some(why) };
         }
-        Self { reason: reason.as_str(), message: why.message() }
+        Self { reason: reason.as_str(), message: why.message(), why: Some(why) }
     }
 }
 
@@ -68,7 +92,7 @@ fn unpaid(state: &State, job: &Job, why: &WhyNot, now: Timestamp) -> Option<Stri
 pub fn of_job(
     before: &InferenceJobStatus,
     job: &Job,
-    waits: Option<(&WhyNot, &Waits)>,
+    waits: Option<&Waits>,
     url: &str,
     seen: i64,
     now: Timestamp,
@@ -93,7 +117,7 @@ pub fn of_job(
         quoted_cost: Some(PointsString::from(job.cost + job.reserved)),
         results: results(job),
         results_url: Some(url.to_string()),
-        unschedulable: waits.map(|(why, _)| unschedulable(why)).unwrap_or_default(),
+        unschedulable: waits.and_then(|waits| waits.why.as_ref()).map(unschedulable).unwrap_or_default(),
         observed_generation: generation,
         conditions: before.conditions.clone(),
         ..InferenceJobStatus::default()
@@ -115,7 +139,7 @@ pub fn of_job(
             if job.spec.suspend && conditions::find(&before.conditions, condition::SCHEDULED).is_some() {
                 set(condition::SCHEDULED, false, "Suspended", IS_SUSPENDED);
             }
-            set_unfinished(&mut set, job, waits.map(|(_, waits)| waits));
+            set_unfinished(&mut set, job, waits);
         }
     }
     summarize(&mut status, job);
@@ -152,11 +176,11 @@ fn set_unfinished(set: &mut impl FnMut(&'static str, bool, &str, &str), job: &Jo
         return;
     }
     match waits {
-        Some(Waits { reason, message }) if job.running == 0 => {
+        Some(Waits { reason, message, .. }) if job.running == 0 => {
             set(condition::ADMITTED, false, reason, message);
             set(condition::SCHEDULED, false, reason, message);
         }
-        Some(Waits { reason, message }) => {
+        Some(Waits { reason, message, .. }) => {
             set(condition::ADMITTED, true, "Admitted", ADMITTED);
             set(condition::SCHEDULED, false, reason, message);
         }

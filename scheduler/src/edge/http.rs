@@ -177,12 +177,11 @@ async fn explain(
 ) -> Answer<Json<Value>> {
     let state = gateway.leader.state().await;
     let job = find(&state, &namespace, &name)?;
-    let why = gateway.leader.why(&job.id);
     let before = nightshift_crds::InferenceJobStatus::default();
     let now = gateway.leader.now();
-    let waits = why.as_ref().map(|why| (why, Waits::of(&state, job, why, now)));
-    let waiting = waits.as_ref().map(|(why, waits)| (*why, waits));
-    let status = status::of_job(&before, job, waiting, "", job.spec.generation, now);
+    let waits = Waits::of(&gateway.leader, &state, job);
+    let status = status::of_job(&before, job, waits.as_ref(), "", job.spec.generation, now);
+    let why = waits.as_ref().and_then(|waits| waits.why.as_ref());
     let failed = status.conditions.iter().rev().find(|c| Some(&c.reason) == status.reason.as_ref());
     let counts = |why: &nightshift_placement::WhyNot| -> Vec<Value> {
         let count = |c: &nightshift_placement::Count| json!({ "reason": c.kind.as_str(), "count": c.nodes, "message": c.to_string() });
@@ -193,11 +192,25 @@ async fn explain(
         "state": status.state,
         "reason": status.reason,
         "message": failed.map(|condition| condition.message.clone()),
-        "suggestion": why.as_ref().and_then(|why| why.suggestion()).map(ToString::to_string),
-        "nodes": why.as_ref().map(|why| json!({ "total": why.total, "counts": counts(why) })),
+        "suggestion": why.and_then(|why| why.suggestion()).map(ToString::to_string),
+        "nodes": why.map(|why| json!({ "total": why.total, "counts": counts(why) })),
+        "queue": { "name": job.spec.queue, "turn": turn(&gateway.leader, job) },
         "cost": status.cost,
         "tasks": job.tasks.iter().enumerate().take(1000).map(|(index, task)| explain_task(index, task)).collect::<Vec<_>>(),
     })))
+}
+
+/// Where a waiting job stands in the order of the last cycle, or why it is not in it, in words.
+fn turn(leader: &Leader, job: &nightshift_state::Job) -> Option<String> {
+    if job.waiting() == 0 {
+        return None;
+    }
+    let order = leader.order();
+    let position = order.requests.iter().position(|request| request.task.job == job.id);
+    match position {
+        Some(position) => order.why(position).map(|why| why.to_string()),
+        None => order.held.iter().find(|(held, _)| *held == job.id).map(|(_, held)| held.to_string()),
+    }
 }
 
 fn explain_task(index: usize, task: &nightshift_state::Task) -> Value {

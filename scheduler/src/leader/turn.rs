@@ -6,6 +6,7 @@
 use super::{Ask, Lead, Shared, clock};
 use crate::cycle::{self, Cycle};
 use crate::dispatch::deadline;
+use crate::displace::{self, Displaced};
 use crate::metrics::Metrics;
 use nightshift_placement::WhyNot;
 use nightshift_placement::queue::{Held, Order};
@@ -115,7 +116,8 @@ impl<J: Journal> Lead<J> {
         }
         if self.pace.news && Instant::now() >= self.pace.not_before {
             (self.pace.news, self.pace.planned) = (false, Instant::now());
-            answered.extend(place(&mut self.cycle, &mut core, &shared, now).map(|submitted| (None, submitted)));
+            answered
+                .extend(place(&mut self.cycle, &mut core, &shared, now).into_iter().map(|submitted| (None, submitted)));
             self.pace.not_before = Instant::now() + self.pace.planned.elapsed() * PACE;
         }
         let mut committed = false;
@@ -233,33 +235,47 @@ fn timed(state: &State, shared: &Shared, now: Timestamp) -> Vec<Command> {
         Command::LoseAttempts { node: node.clone(), attempts: Some(attempts), message }
     };
     let mut commands: Vec<Command> = lost.into_iter().map(lose).collect();
+    let attempts = displace::drained(state, &shared.tenants.all());
+    if !attempts.is_empty() {
+        commands.push(Command::Preempt { attempts, message: "its queue was stopped: stopPolicy HoldAndDrain".into() });
+    }
     commands.push(Command::ExpireDeadlines);
     commands
 }
 
 /// Plans, and hands the plan to the core: a placement that lost a race is declined there and planned again.
-fn place(cycle: &mut Cycle, core: &mut Core, shared: &Shared, now: Timestamp) -> Option<Submitted> {
+fn place(cycle: &mut Cycle, core: &mut Core, shared: &Shared, now: Timestamp) -> Vec<Submitted> {
     if core.state().waiting_count() == 0 {
         shared.metrics.unschedulable.set(0);
-        return None;
+        return Vec::new();
     }
     if !shared.tenants.listed() {
-        return None;
+        return Vec::new();
     }
     let decided = cycle.decide(core.state(), &shared.nodes, &shared.tenants.all(), now, shared.lease());
     note_verdicts(shared, decided.verdicts);
     note_held(shared, &decided.order);
+    let mut submitted = Vec::new();
+    for Displaced { attempts, message } in decided.displaced {
+        tracing::info!(%message, "preempted");
+        let command = Command::Preempt { attempts, message };
+        submitted.extend(core.submit(command, now));
+    }
+    if !submitted.is_empty() {
+        shared.wake.notify_one();
+    }
     if decided.placements.is_empty() {
-        return None;
+        return submitted;
     }
     let planned: BTreeSet<TaskId> = decided.placements.iter().map(|placement| placement.task.clone()).collect();
-    let submitted = core.submit(Command::Place(decided.placements), now).ok()?;
-    let declined: BTreeSet<&TaskId> = submitted.declined().iter().map(|(placement, _)| &placement.task).collect();
+    let Ok(placed) = core.submit(Command::Place(decided.placements), now) else { return submitted };
+    let declined: BTreeSet<&TaskId> = placed.declined().iter().map(|(placement, _)| &placement.task).collect();
     cycle.committed(&decided.order, |task| planned.contains(task) && !declined.contains(task));
     // There may be more to place: the request limit was reached, a job that fits again showed one task only, or a gang
     // that has started may go on.
     shared.wake.notify_one();
-    Some(submitted)
+    submitted.push(placed);
+    submitted
 }
 
 fn note_verdicts(shared: &Shared, verdicts: BTreeMap<JobId, Option<WhyNot>>) {

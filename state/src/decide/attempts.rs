@@ -183,7 +183,7 @@ pub(super) fn preempt(state: &State, attempts: &[AttemptId], message: &str, now:
     for running in attempts.into_iter().filter_map(|attempt| state.current(attempt)) {
         let (attempt, node, reason) = (running.attempt.clone(), running.node.clone(), FailureReason::Preempted);
         changed.insert(attempt.task.job.clone());
-        decision.effects.push(Effect::Cancel { node, attempt: attempt.clone(), message: message.clone() });
+        decision.effects.push(Effect::Cancel { node, attempt: attempt.clone(), reason, message: message.clone() });
         let event = Event::AttemptFailed { attempt, reason, message: message.clone(), requeue: Some(now) };
         decision.events.push(event);
     }

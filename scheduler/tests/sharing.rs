@@ -1,0 +1,126 @@
+//! Who goes first, who makes way and who waits: priorities, quotas and stop policies; agents are simulated.
+
+mod common;
+
+use common::{Plane, reason};
+use kube::api::{Api, Patch, PatchParams};
+use nightshift_crds::{InferenceJobStatus, TenantQueue};
+use nightshift_testkit::agent::{SimulatedAgent, SimulatedSession};
+use nightshift_wire::proto::{self, scheduler_message::Kind as Down};
+use serde_json::{Value, json};
+
+const GIB: u64 = 1 << 30;
+
+/// A session of a machine that takes so many tasks at once.
+async fn open(agent: &SimulatedAgent, slots: u32) -> SimulatedSession {
+    let mut hello = agent.hello(1, 64 * GIB);
+    hello.devices[0].attributes.insert("slots".into(), slots.to_string());
+    let session = agent.open(hello).await.unwrap();
+    session.keep_alive();
+    session
+}
+
+async fn change_queue(plane: &Plane, name: &str, spec: Value) {
+    let queues: Api<TenantQueue> = Api::all(plane.client.clone());
+    queues.patch(name, &PatchParams::default(), &Patch::Merge(json!({ "spec": spec }))).await.unwrap();
+}
+
+fn says<'a>(status: &'a InferenceJobStatus, word: &str) -> Option<&'a str> {
+    let found = reason(status, "Admitted") == Some(("False", word));
+    let condition = status.conditions.iter().find(|condition| condition.type_ == "Admitted")?;
+    found.then_some(condition.message.as_str())
+}
+
+/// The next order to stop an attempt; its heartbeats name none, so assignments come again meanwhile.
+async fn cancelled(session: &mut SimulatedSession) -> proto::Cancel {
+    loop {
+        if let Down::Cancel(cancel) = session.next().await.unwrap() {
+            return cancel;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_of_low_priority_makes_way_and_runs_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let plane = Plane::start(folder.path()).await;
+    // Minutes on this machine: worth displacing, once it has run for its least time.
+    plane.apply_model_of("m", 20_000).await;
+    let agent = plane.join("a").await;
+    let mut session = open(&agent, 1).await;
+    plane.apply_job("low", &["[1]"], json!({ "priorityClassName": "nightshift-low" })).await;
+    let low = session.assignment().await.unwrap();
+    plane.apply_job("same", &["[1]"], json!({ "priorityClassName": "nightshift-low" })).await;
+    plane.apply_job("high", &["[1]"], json!({ "priorityClassName": "nightshift-high" })).await;
+    let cancel = cancelled(&mut session).await;
+    assert_eq!(cancel.attempt, low.attempt);
+    assert!(cancel.reason.contains("makes way for"), "{}", cancel.reason);
+    let high = session.assignment().await.unwrap();
+    session.succeed(&high.attempt, "\"high\"").await;
+    plane.status("high", "completes", |s| s.completion_time.is_some()).await;
+    // The two that wait have one priority: first come, first served.
+    let again = session.assignment().await.unwrap();
+    assert_ne!(again.attempt, low.attempt);
+    session.succeed(&again.attempt, "\"low\"").await;
+    let status = plane.status("low", "completes", |s| s.completion_time.is_some()).await;
+    assert_eq!(status.failed, Some(0), "what made way did not fail");
+    let last = session.assignment().await.unwrap();
+    session.succeed(&last.attempt, "\"same\"").await;
+    plane.status("same", "completes", |s| s.completion_time.is_some()).await;
+    plane.leader.state().await.check_invariants().unwrap();
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_queue_starts_nothing_and_a_drained_one_stops_what_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let plane = Plane::start(folder.path()).await;
+    plane.apply_model().await;
+    plane.apply_queue("team", 1).await;
+    let agent = plane.join("a").await;
+    let mut session = open(&agent, 1).await;
+    plane.apply_job("first", &["[1]"], json!({ "queueName": "team" })).await;
+    let first = session.assignment().await.unwrap();
+    plane.apply_job("second", &["[1]"], json!({ "queueName": "team" })).await;
+    plane.status("second", "waits", |s| says(s, "WaitingForCapacity").is_some()).await;
+    change_queue(&plane, "team", json!({ "stopPolicy": "Hold" })).await;
+    let held = plane.status("second", "is held", |s| says(s, "QueueStopped").is_some()).await;
+    assert!(says(&held, "QueueStopped").unwrap().contains("stopPolicy Hold; an operator starts it"), "{held:?}");
+    change_queue(&plane, "team", json!({ "stopPolicy": "HoldAndDrain" })).await;
+    let cancel = cancelled(&mut session).await;
+    assert_eq!(cancel.attempt, first.attempt);
+    plane.status("first", "is held", |s| says(s, "QueueStopped").is_some() && s.active == Some(0)).await;
+    change_queue(&plane, "team", json!({ "stopPolicy": "None" })).await;
+    for name in ["first", "second"] {
+        let next = session.assignment().await.unwrap();
+        session.succeed(&next.attempt, "1").await;
+        plane.status(name, "completes", |s| s.completion_time.is_some()).await;
+    }
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_holds_no_more_than_its_quota() {
+    let folder = tempfile::tempdir().unwrap();
+    let plane = Plane::start(folder.path()).await;
+    plane.apply_model().await;
+    plane.apply_queue("team", 1).await;
+    change_queue(&plane, "team", json!({ "quotas": [{ "resource": "tasks", "limit": "1" }] })).await;
+    let agent = plane.join("a").await;
+    let mut session = open(&agent, 4).await;
+    plane.apply_job("one", &["[1]"], json!({ "queueName": "team" })).await;
+    let one = session.assignment().await.unwrap();
+    plane.apply_job("two", &["[1]"], json!({ "queueName": "team" })).await;
+    let held = plane.status("two", "is held", |s| says(s, "QuotaExceeded").is_some()).await;
+    let message = says(&held, "QuotaExceeded").unwrap();
+    assert!(message.contains("runs 1 of 1 tasks") && message.contains("TenantQueue team"), "{message}");
+    // Another queue is not held back by it.
+    plane.apply_job("other", &["[1]"], json!({})).await;
+    let other = session.assignment().await.unwrap();
+    session.succeed(&other.attempt, "1").await;
+    session.succeed(&one.attempt, "1").await;
+    let two = session.assignment().await.unwrap();
+    session.succeed(&two.attempt, "1").await;
+    plane.status("two", "completes", |s| s.completion_time.is_some()).await;
+    plane.stop().await;
+}
