@@ -165,6 +165,7 @@ impl Keeper {
             }
             Seen::Nothing => {}
         }
+        self.see_to_default().await;
         self.listed();
     }
 
@@ -223,10 +224,11 @@ impl Keeper {
         }
     }
 
-    /// Says so once the first lists ended: before, nothing is placed and no job refused.
+    /// Says so once the first lists ended and the queue default is there: before, nothing is placed and no job refused.
     fn listed(&self) {
         let tenants = self.context.leader.tenants();
-        if self.queues.listed && self.namespaces.listed && !tenants.listed() {
+        let complete = self.queues.listed && self.namespaces.listed && self.objects.contains_key(DEFAULT_QUEUE);
+        if complete && !tenants.listed() {
             tenants.set_listed();
             self.news();
         }
@@ -280,11 +282,7 @@ impl Keeper {
         if !self.queues.listed {
             return;
         }
-        if !self.objects.contains_key(DEFAULT_QUEUE)
-            && let Err(error) = self.create_default().await
-        {
-            self.not_written(DEFAULT_QUEUE, &error);
-        }
+        self.see_to_default().await;
         let (facts, now) = (Facts::of(&*self.context.leader.state().await), self.context.leader.now());
         // Gone while nobody led.
         for name in facts.queues.iter().filter(|(_, fact)| fact.book.budget.is_some()).map(|(name, _)| name) {
@@ -303,6 +301,14 @@ impl Keeper {
     fn not_written(&self, queue: &str, error: &kube::Error) {
         tracing::warn!(queue, %error, "TenantQueue not written; trying again");
         self.context.leader.metrics().reconcile_errors.with_label_values(&["TenantQueue"]).inc();
+    }
+
+    /// Its watch tells of the object that this makes.
+    async fn see_to_default(&self) {
+        let missing = self.queues.listed && !self.objects.contains_key(DEFAULT_QUEUE);
+        if missing && let Err(error) = self.create_default().await {
+            self.not_written(DEFAULT_QUEUE, &error);
+        }
     }
 
     async fn create_default(&self) -> Result<(), kube::Error> {
