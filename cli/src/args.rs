@@ -45,6 +45,8 @@ pub enum Command {
     /// Bring points in, and show who has, paid and got how many
     #[command(subcommand)]
     Points(cmd::points::Points),
+    /// Look after this machine's agent: status, pause, resume, earnings, doctor …
+    Agent(cmd::agent::Args),
     /// Learn a cluster's gateway, for the commands that need it
     Connect(cmd::connect::Args),
     /// Check, print, save and restore the journal: what was placed, what came out, what was paid

@@ -1,5 +1,6 @@
 //! The commands, one file each. *In*: parsed flags. *Out*: text on stdout.
 
+pub mod agent;
 pub mod completion;
 pub mod connect;
 pub mod etcd;
@@ -29,6 +30,7 @@ pub async fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Nodes(args) => nodes::run(args).await,
         Command::Token(token::Token::Create(args)) => token::create(args).await,
         Command::Points(command) => points::run(command).await,
+        Command::Agent(args) => agent::run(&args),
         Command::Connect(args) => connect::run(args).await,
         Command::State(command) => state::run(command).await,
         Command::Status(args) => status::run(args).await,
