@@ -15,12 +15,14 @@
 //! * [`mod@plan`]: a snapshot and tasks → a [`Plan`], by looking at every node
 //! * [`mod@preempt`]: a refused task of higher priority → the tasks of one device to displace for it
 //! * [`pool`]: the same plans from an index that lives on between them: what the scheduler uses
+//! * [`batch`]: the places of many tasks → places that cost less together
 //! * [`why`]: the refused → counted reasons, a word for the job's condition, and what would help
 //!
 //! Here belongs what can be decided from its arguments alone. There is no clock, no randomness and no I/O, and no
 //! dependency beyond the standard library, `thiserror` and `nightshift-types`: so the simulator, the tests and
 //! production run the same code, and a plan can be replayed.
 
+pub mod batch;
 pub mod estimate;
 pub mod filter;
 pub mod index;
@@ -33,6 +35,7 @@ pub mod score;
 pub mod view;
 pub mod why;
 
+pub use batch::Batch;
 pub use estimate::{Correction, Estimator, ModelEstimate, Percentile};
 pub use filter::{Ask, DeviceSet, Feasible, Reason, ReasonKind, filter};
 pub use index::{Cursor, Found, Index, IndexError, Place};
@@ -42,4 +45,4 @@ pub use pool::Pool;
 pub use queue::{WaitingJob, WaitingTask};
 pub use score::{Score, Weights};
 pub use view::{DeviceView, NodeView, Request, Snapshot, Unavailable, ViewError};
-pub use why::{AdmittedReason, Change, Count, Nearest, Suggestion, WhyNot};
+pub use why::{AdmittedReason, Change, Count, Nearest, Suggestion, Together, WhyNot};

@@ -1,15 +1,23 @@
 //! In: a snapshot and tasks in their order → out: a [`Plan`].
 //! Invariant: pure and greedy: each task gets the best device left by those before it, and takes its memory, its slot and
 //! its quote; the plan never gives away more than there is. The same arguments give the same plan.
+//!
+//! ```text
+//! requests ─▶ one by one, or as a gang ─▶ a device, or a refusal ─▶ kept for the overdue     [`decide`] [`keep`] [`refusals`]
+//! ```
+
+pub(crate) mod decide;
+mod keep;
+pub(crate) mod refusals;
 
 use crate::filter::{Ask, filter};
 use crate::latency::{Prediction, busy_ms, predict};
 use crate::score::{Score, Weights, asks, best};
-use crate::view::{NodeView, Request, Snapshot};
+use crate::view::{DeviceView, NodeView, Request, Snapshot};
 use crate::why::WhyNot;
-use nightshift_types::{Bytes, Digest, JobId, JobSpec, NodeId, PicoPoints, TaskId};
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use decide::{Decision, Ground, Spot, Taken, decide};
+use nightshift_types::{Bytes, Digest, JobId, NodeId, PicoPoints, TaskId};
+use refusals::Refusals;
 
 /// What to commit, and what to tell those that wait.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -18,6 +26,19 @@ pub struct Plan {
     pub placements: Vec<Placed>,
     /// In the order of the requests.
     pub refused: Vec<(TaskId, WhyNot)>,
+}
+
+impl Plan {
+    pub(crate) fn new(requests: &[Request], decisions: Vec<Decision>) -> Self {
+        let mut plan = Self::default();
+        for (request, decision) in requests.iter().zip(decisions) {
+            match decision {
+                Decision::Placed(taken) => plan.placements.push(taken.placed),
+                Decision::Refused(why) => plan.refused.push((request.task.clone(), why)),
+            }
+        }
+        plan
+    }
 }
 
 /// One task on one device.
@@ -39,123 +60,108 @@ pub struct Placed {
     pub evict: Vec<Digest>,
 }
 
-/// Decides every request, in the given order.
-pub fn plan(snapshot: &Snapshot, requests: &[Request], weights: &Weights) -> Plan {
-    let mut pool = Working::new(snapshot);
-    let mut refusals = Refusals::default();
-    let mut plan = Plan::default();
-    for request in requests {
-        let ask = Ask::new(request, pool.spent(&request.task.job));
-        // The working copy changes with every placement, and by nothing else.
-        let version = plan.placements.len() as u64;
-        let known = refusals.of(request, &ask, version);
-        let place = if known.is_some() { None } else { choose(&pool, &ask, weights) };
-        match place {
-            Some(place) => plan.placements.push(pool.take(place, request)),
-            None => {
-                let why = known.unwrap_or_else(|| WhyNot::explain(pool.nodes(), &ask));
-                refusals.remember(request, &ask, version, &why);
-                plan.refused.push((request.task.clone(), why));
-            }
+/// What tasks take of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Load {
+    pub free: Bytes,
+    pub running: u32,
+    pub queued_ms: u64,
+}
+
+impl Load {
+    pub fn of(device: &DeviceView) -> Self {
+        Self { free: device.free, running: device.running, queued_ms: device.queued_ms }
+    }
+
+    pub fn put(self, device: &mut DeviceView) {
+        (device.free, device.running, device.queued_ms) = (self.free, self.running, self.queued_ms);
+    }
+
+    /// With a task more.
+    pub fn with(self, memory: Bytes, busy_ms: u64) -> Self {
+        Self {
+            free: self.free.saturating_sub(memory),
+            running: self.running.saturating_add(1),
+            queued_ms: self.queued_ms.saturating_add(busy_ms),
         }
     }
-    plan
-}
 
-/// Each job's last refusal: where nothing changed since, the same demand is refused for the same reasons, without another
-/// look at every node. So a batch of thousands before a full pool costs one look.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Refusals(BTreeMap<JobId, Refusal>);
-
-#[derive(Debug, Clone)]
-struct Refusal {
-    spec: Arc<JobSpec>,
-    input: Bytes,
-    budget: Option<PicoPoints>,
-    /// Of what was looked at.
-    version: u64,
-    why: WhyNot,
-}
-
-impl Refusals {
-    pub fn of(&self, request: &Request, ask: &Ask<'_>, version: u64) -> Option<WhyNot> {
-        let last = self.0.get(&request.task.job)?;
-        let same = Arc::ptr_eq(&last.spec, &request.spec) && (last.input, last.budget) == (ask.input, ask.budget);
-        (same && last.version == version).then(|| last.why.clone())
-    }
-
-    pub fn remember(&mut self, request: &Request, ask: &Ask<'_>, version: u64, why: &WhyNot) {
-        let (spec, why) = (Arc::clone(&request.spec), why.clone());
-        let refusal = Refusal { spec, input: ask.input, budget: ask.budget, version, why };
-        self.0.insert(request.task.job.clone(), refusal);
-    }
-
-    /// Forgets all but those of some version.
-    pub fn keep(&mut self, version: u64) {
-        self.0.retain(|_, refusal| refusal.version == version);
+    /// With a task less.
+    pub fn without(self, memory: Bytes, busy_ms: u64) -> Self {
+        Self {
+            free: self.free.saturating_add(memory),
+            running: self.running.saturating_sub(1),
+            queued_ms: self.queued_ms.saturating_sub(busy_ms),
+        }
     }
 }
 
-/// A device of the working copy, by position.
-#[derive(Debug, Clone, Copy)]
-struct Place {
-    node: usize,
-    device: usize,
+/// Decides every request, in the given order; those of a gang when its first one's turn comes.
+pub fn plan(snapshot: &Snapshot, requests: &[Request], weights: &Weights) -> Plan {
+    let mut pool = Working { snapshot, changed: vec![None; snapshot.nodes.len()], version: 0 };
+    let (decisions, _) = decide(&mut pool, &mut Refusals::default(), requests, weights);
+    Plan::new(requests, decisions)
 }
 
 /// Filter and score of one task over every node.
-fn choose(pool: &Working<'_>, ask: &Ask<'_>, weights: &Weights) -> Option<Place> {
-    let mut chosen: Option<(Score<'_>, Place)> = None;
+fn choose(pool: &Working<'_>, ask: &Ask<'_>, weights: &Weights) -> Option<Spot> {
+    let mut chosen: Option<(Score<'_>, Spot)> = None;
     for (position, node) in pool.nodes().enumerate() {
         let Ok(feasible) = filter(node, ask) else { continue };
         let Some(score) = best(&feasible, ask, weights) else { continue };
         if chosen.as_ref().is_none_or(|(least, _)| score < *least) {
-            chosen = Some((score, Place { node: position, device: score.device }));
+            chosen = Some((score, Spot { node: position, device: score.device }));
         }
     }
-    chosen.map(|(_, place)| place)
+    chosen.map(|(_, spot)| spot)
 }
 
 /// The snapshot and what the plan took from it so far; only nodes with a placement are copied.
 struct Working<'a> {
     snapshot: &'a Snapshot,
     changed: Vec<Option<Box<NodeView>>>,
-    spent: BTreeMap<JobId, PicoPoints>,
+    version: u64,
 }
 
-impl<'a> Working<'a> {
-    fn new(snapshot: &'a Snapshot) -> Self {
-        Self { snapshot, changed: vec![None; snapshot.nodes.len()], spent: BTreeMap::new() }
+impl<'a> Ground<'a> for Working<'_> {
+    fn version(&self) -> u64 {
+        self.version
     }
 
     fn nodes(&self) -> impl Iterator<Item = &NodeView> {
         self.snapshot.nodes.iter().zip(&self.changed).map(|(node, changed)| changed.as_deref().unwrap_or(node))
     }
 
-    fn spent(&self, job: &JobId) -> PicoPoints {
-        self.spent.get(job).copied().unwrap_or_default()
+    fn node(&self, at: usize) -> &NodeView {
+        self.changed[at].as_deref().unwrap_or(&self.snapshot.nodes[at])
     }
 
-    /// Takes memory, slot, the device's time and the quote.
-    fn take(&mut self, place: Place, request: &Request) -> Placed {
-        let ask = Ask::from(request);
-        let node = self.changed[place.node].get_or_insert_with(|| Box::new(self.snapshot.nodes[place.node].clone()));
-        let device = &node.devices[place.device];
+    fn place(&mut self, request: &'a Request, ask: &Ask<'_>, weights: &Weights) -> Option<Taken> {
+        let spot = choose(self, ask, weights)?;
+        let node = self.node(spot.node);
+        let device = &node.devices[spot.device];
         let placed = Placed {
             task: request.task.clone(),
             node: node.id.clone(),
             device: device.name.clone(),
             memory: request.spec.memory,
             quote: PicoPoints(asks(node.price_per_hour).into()).quote(request.spec.reference),
-            predicted: predict(node, device, &ask),
+            predicted: predict(node, device, ask),
             evict: Vec::new(),
         };
-        let busy = busy_ms(node, device, &ask);
-        let device = &mut node.devices[place.device];
-        device.free = device.free.saturating_sub(placed.memory);
-        device.running = device.running.saturating_add(1);
-        device.queued_ms = device.queued_ms.saturating_add(busy);
-        *self.spent.entry(request.task.job.clone()).or_default() += placed.quote;
-        placed
+        let (before, busy_ms) = (Load::of(device), busy_ms(node, device, ask));
+        self.set(spot, before.with(placed.memory, busy_ms));
+        self.version += 1;
+        Some(Taken { spot, before, busy_ms, placed })
+    }
+
+    fn set(&mut self, spot: Spot, load: Load) {
+        let original = &self.snapshot.nodes[spot.node];
+        let node = self.changed[spot.node].get_or_insert_with(|| Box::new(original.clone()));
+        load.put(&mut node.devices[spot.device]);
+    }
+
+    fn rewind(&mut self, version: u64, _: &JobId) {
+        self.version = version;
     }
 }

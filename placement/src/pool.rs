@@ -1,13 +1,17 @@
-//! In: snapshots one after another, and tasks → out: plans, as [`crate::plan()`] makes them, from an index that lives on.
+//! In: snapshots one after another, and tasks → out: plans, as [`crate::plan()`] makes them, from an index that lives on;
+//! where tasks are planned together, no worse ones.
 //! Invariant: a plan follows from its own snapshot and tasks alone: what earlier plans took counts only as far as the
 //! snapshot says so too. The index has exactly the nodes of the last snapshot, as the last plan left them.
 
+use crate::batch::{self, Batch};
+use crate::estimate::ModelEstimate;
 use crate::filter::Ask;
-use crate::index::{Cursor, Found, Index, IndexError};
-use crate::plan::{Placed, Plan, Refusals};
+use crate::index::{Cursor, Found, Index, IndexError, Place};
+use crate::plan::decide::{Ground, Spot, Taken, decide, lift};
+use crate::plan::refusals::Refusals;
+use crate::plan::{Load, Placed, Plan};
 use crate::score::{Weights, asks};
 use crate::view::{NodeView, Request, Snapshot};
-use crate::why::WhyNot;
 use nightshift_types::{Bytes, JobId, JobSpec, NodeId, PicoPoints};
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -16,50 +20,94 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, Default)]
 pub struct Pool {
     /// In the order of their ids.
-    nodes: Vec<NodeView>,
-    index: Index,
+    pub(crate) nodes: Vec<NodeView>,
+    pub(crate) index: Index,
     refusals: Refusals,
 }
 
 /// A search that goes on for each job: its tasks are alike, but for the size of their inputs and what they avoid.
 #[derive(Default)]
-struct Cursors<'r>(BTreeMap<&'r JobId, (&'r JobSpec, Bytes, &'r [NodeId], Cursor)>);
+struct Cursors<'r>(BTreeMap<&'r JobId, (&'r JobSpec, Alike<'r>, Cursor)>);
+
+/// What tasks of one job may differ in.
+type Alike<'r> = (Bytes, ModelEstimate, &'r [NodeId]);
 
 impl<'r> Cursors<'r> {
     fn of(&mut self, request: &'r Request, ask: &Ask<'_>) -> &mut Cursor {
-        let (spec, avoid): (&JobSpec, &[NodeId]) = (&request.spec, &request.avoid);
-        let fresh = || (spec, ask.input, avoid, Cursor::default());
+        let (spec, alike): (&JobSpec, Alike<'r>) = (&request.spec, (ask.input, ask.estimate, &request.avoid));
+        let fresh = || (spec, alike, Cursor::default());
         let known = self.0.entry(&request.task.job).or_insert_with(fresh);
-        if !std::ptr::eq(known.0, spec) || (known.1, known.2) != (ask.input, avoid) {
+        if !std::ptr::eq(known.0, spec) || known.1 != alike {
             *known = fresh();
         }
-        &mut known.3
+        &mut known.2
+    }
+}
+
+/// The pool while tasks are placed on it.
+pub(crate) struct Placing<'p, 'r> {
+    pub pool: &'p mut Pool,
+    cursors: Cursors<'r>,
+}
+
+impl<'p> Placing<'p, '_> {
+    pub fn new(pool: &'p mut Pool) -> Self {
+        Self { pool, cursors: Cursors::default() }
+    }
+}
+
+impl<'r> Ground<'r> for Placing<'_, 'r> {
+    fn version(&self) -> u64 {
+        self.pool.index.version()
+    }
+
+    fn nodes(&self) -> impl Iterator<Item = &NodeView> {
+        self.pool.nodes.iter()
+    }
+
+    fn node(&self, at: usize) -> &NodeView {
+        &self.pool.nodes[at]
+    }
+
+    fn place(&mut self, request: &'r Request, ask: &Ask<'_>, weights: &Weights) -> Option<Taken> {
+        let found = self.pool.index.next_best(self.cursors.of(request, ask), ask, weights)?;
+        let (place, taken) = self.pool.taken(request, &found)?;
+        self.pool.take(place, &taken);
+        Some(taken)
+    }
+
+    fn set(&mut self, spot: Spot, load: Load) {
+        self.pool.set(spot, load);
+    }
+
+    fn rewind(&mut self, version: u64, job: &JobId) {
+        // Others' searches did not go on meanwhile: they stand as they stood.
+        self.cursors.0.remove(job);
+        self.pool.index.rewind(version);
     }
 }
 
 impl Pool {
     /// Decides every request, in the given order, as [`crate::plan()`] does.
     pub fn plan(&mut self, snapshot: Snapshot, requests: &[Request], weights: &Weights) -> Plan {
+        self.plan_batch(snapshot, requests, weights, &Batch::OFF)
+    }
+
+    /// The same tasks are placed as by [`Pool::plan`], and those that wait wait for the same reasons; but where they go
+    /// costs all of them together less, or the same: see [`crate::batch`].
+    pub fn plan_batch(&mut self, snapshot: Snapshot, requests: &[Request], weights: &Weights, batch: &Batch) -> Plan {
         self.renew(snapshot.nodes);
-        let mut spent: BTreeMap<&JobId, PicoPoints> = BTreeMap::new();
-        let mut cursors = Cursors::default();
-        let mut plan = Plan::default();
-        for request in requests {
-            let spent = spent.entry(&request.task.job).or_default();
-            let ask = Ask::new(request, *spent);
-            if let Some(known) = self.refusals.of(request, &ask, self.index.version()) {
-                plan.refused.push((request.task.clone(), known));
-            } else if let Some(placed) = self.place(request, &ask, cursors.of(request, &ask), weights) {
-                *spent += placed.quote;
-                plan.placements.push(placed);
-            } else {
-                let why = WhyNot::explain(self.nodes.iter(), &ask);
-                self.refusals.remember(request, &ask, self.index.version(), &why);
-                plan.refused.push((request.task.clone(), why));
-            }
+        let mut refusals = std::mem::take(&mut self.refusals);
+        let (mut decisions, kept) = decide(&mut Placing::new(self), &mut refusals, requests, weights);
+        let improved = batch::improve(self, requests, &mut decisions, weights, batch);
+        lift(&mut Placing::new(self), &kept);
+        self.refusals = refusals;
+        if improved {
+            // The refusals are about where the tasks went first.
+            self.index.outdate();
         }
         self.refusals.keep(self.index.version());
-        plan
+        Plan::new(requests, decisions)
     }
 
     /// Brings index and nodes to what a snapshot says; only nodes that differ cost more than a comparison.
@@ -87,26 +135,36 @@ impl Pool {
         self.nodes = nodes;
     }
 
-    /// The best device takes the task.
-    fn place(&mut self, request: &Request, ask: &Ask<'_>, cursor: &mut Cursor, weights: &Weights) -> Option<Placed> {
-        let found = self.index.next_best(cursor, ask, weights)?;
-        let Found { place, node, position, ask: price, predicted, busy_ms } = found;
-        let at = self.nodes.binary_search_by(|view| view.id.cmp(node)).ok()?;
-        let device = self.nodes[at].devices.get_mut(position)?;
+    /// A task's place on the device that was found for it.
+    pub(crate) fn taken(&self, request: &Request, found: &Found<'_>) -> Option<(Place, Taken)> {
+        let node = self.nodes.binary_search_by(|view| view.id.cmp(found.node)).ok()?;
+        let spot = Spot { node, device: found.position };
+        let device = self.nodes[node].devices.get(found.position)?;
         let placed = Placed {
             task: request.task.clone(),
-            node: node.clone(),
+            node: found.node.clone(),
             device: device.name.clone(),
             memory: request.spec.memory,
-            quote: PicoPoints(asks(price).into()).quote(request.spec.reference),
-            predicted,
+            quote: PicoPoints(asks(found.ask).into()).quote(request.spec.reference),
+            predicted: found.predicted,
             evict: Vec::new(),
         };
-        device.free = device.free.saturating_sub(placed.memory);
-        device.running = device.running.saturating_add(1);
-        device.queued_ms = device.queued_ms.saturating_add(busy_ms);
-        self.index.take(place, placed.memory, busy_ms);
-        Some(placed)
+        Some((found.place, Taken { spot, before: Load::of(device), busy_ms: found.busy_ms, placed }))
+    }
+
+    pub(crate) fn take(&mut self, place: Place, taken: &Taken) {
+        let Taken { spot, before, busy_ms, placed } = taken;
+        before.with(placed.memory, *busy_ms).put(&mut self.nodes[spot.node].devices[spot.device]);
+        self.index.take(place, placed.memory, *busy_ms);
+    }
+
+    /// Another load of a device, on both sides.
+    pub(crate) fn set(&mut self, spot: Spot, load: Load) {
+        let node = &mut self.nodes[spot.node];
+        load.put(&mut node.devices[spot.device]);
+        if let Some(place) = self.index.place(&node.id, spot.device) {
+            self.index.reload(place, &node.devices[spot.device]);
+        }
     }
 
     /// Checks what every decision relies on; slow, for tests and for a doubt in production.

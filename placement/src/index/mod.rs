@@ -24,6 +24,7 @@ mod frontier;
 mod ids;
 mod kd;
 mod node;
+mod rows;
 mod search;
 mod sieve;
 mod tags;
@@ -31,11 +32,12 @@ mod tree;
 
 pub use check::IndexError;
 pub use cursor::Cursor;
+pub(crate) use rows::{Like, Side};
 pub use search::Found;
 
 use crate::latency::{round_trip_nanos, round24, wait_nanos};
 use crate::score::asks;
-use crate::view::NodeView;
+use crate::view::{DeviceView, NodeView};
 use columns::{CLOSED, NOBODY, Row};
 use ids::{Ids, Interner};
 use nightshift_types::{Bytes, Digest, Milliseconds, NodeId, PicoPoints, Taint};
@@ -114,6 +116,13 @@ struct Words {
     taints: Interner<String>,
     /// By number, as `taints`.
     taint_sets: Vec<Vec<Taint>>,
+}
+
+impl Device {
+    fn load(&mut self, view: &DeviceView) {
+        (self.queued_ms, self.running, self.slots) = (millis(view.queued_ms), view.running, view.slots);
+        self.free = view.free.0;
+    }
 }
 
 impl Names {
@@ -222,6 +231,21 @@ impl Index {
             device.queued_ms = device.queued_ms.saturating_sub(millis(busy_ms));
             device.free = device.free.saturating_add(memory.0);
         });
+    }
+
+    /// What was taken and given back since `version` is as it was: no news for a search that did not go on meanwhile.
+    pub(crate) fn rewind(&mut self, version: u64) {
+        self.version = version;
+    }
+
+    /// What was found before is found no longer.
+    pub(crate) fn outdate(&mut self) {
+        self.changed();
+    }
+
+    /// Another load of a device, for a while: neither version nor searches that go on hear of it.
+    pub(crate) fn reload(&mut self, place: Place, view: &DeviceView) {
+        self.fill(place, |device| device.load(view));
     }
 
     fn changed(&mut self) {

@@ -438,9 +438,7 @@ impl Names {
     }
 
     fn load(&mut self, number: u32, view: &DeviceView) {
-        let device = &mut self.devices[number as usize];
-        (device.queued_ms, device.running, device.slots) = (millis(view.queued_ms), view.running, view.slots);
-        device.free = view.free.0;
+        self.devices[number as usize].load(view);
     }
 }
 

@@ -212,6 +212,11 @@ impl<'q> Query<'q> {
         self.only.is_some() || !self.listed.is_empty()
     }
 
+    /// Whether a node has the labels that have no bit.
+    pub fn has_listed(&self, node: u32) -> bool {
+        self.listed.iter().all(|&tag| self.index.labels.is_listed(tag, node))
+    }
+
     /// Whether a device's node is one to avoid.
     pub fn avoids(&self, device: u32) -> bool {
         !self.avoid.is_empty() && self.avoid.contains(&self.index.names.devices[device as usize].node)
@@ -344,8 +349,7 @@ impl<'q> Query<'q> {
     /// The few nodes that a rare label leaves; or those to avoid, which are taken only if no other fits.
     fn look_at_listed(&self, best: &mut Option<Best>, avoided: bool) {
         let tags = &self.index.labels;
-        let has_labels = |node: u32| self.listed.iter().all(|&tag| tags.is_listed(tag, node));
-        let fits = |node: u32| self.only.is_none_or(|only| only == node) && has_labels(node);
+        let fits = |node: u32| self.only.is_none_or(|only| only == node) && self.has_listed(node);
         let mut look = |node: u32| {
             if fits(node) && self.avoid.contains(&node) == avoided {
                 for device in self.index.names.devices(node) {

@@ -24,9 +24,11 @@ pub(super) struct Sieve {
     sent: f32,
     input: f32,
     model: f32,
-    reference: f32,
-    by_ask: f32,
-    by_time: f32,
+    /// Nanoseconds of computing are this times the slowness.
+    pub reference: f32,
+    /// What a picopoint of ask, and a nanosecond of expected time, weigh in the score.
+    pub by_ask: f32,
+    pub by_time: f32,
 }
 
 impl Sieve {
@@ -52,6 +54,11 @@ impl Sieve {
             by_ask: by_ask as f32,
             by_time: by_time as f32 * (query.work.percentile().parts() as f32 / 256.0),
         }
+    }
+
+    /// For rows whose first part of models has these bits, and nothing else.
+    pub fn of_a_side(self, cached: u32, resident: u32) -> Self {
+        Self { cached: (0, cached), resident: (0, resident), ..self }
     }
 
     /// No score above this is of something better than the best.

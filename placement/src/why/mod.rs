@@ -19,8 +19,27 @@ pub struct WhyNot {
     pub total: usize,
     /// By number of nodes, most first, then in the filters' order. The numbers sum to `total`.
     pub counts: Vec<Count>,
+    /// Of a gang: how many of those that must start together have a place; the counts are for the next one.
+    pub together: Option<Together>,
+    /// Devices or places that were kept for tasks that waited too long: they count as full.
+    pub kept: usize,
     reason: AdmittedReason,
     suggestion: Option<Suggestion>,
+}
+
+/// A gang that cannot start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Together {
+    /// How many could start now.
+    pub fit: usize,
+    /// How many must.
+    pub need: usize,
+}
+
+impl fmt::Display for Together {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of the {} that must start together fit", self.fit, self.need)
+    }
 }
 
 /// The reasons of `Admitted=False` that a decision can give, in the API's precedence.
@@ -71,7 +90,14 @@ impl WhyNot {
         }
         let mut counts: Vec<Count> = counts.into_iter().flatten().collect();
         counts.sort_by_key(|count| (std::cmp::Reverse(count.nodes), count.kind));
-        Self { total, counts, reason, suggestion: suggest::choose(total, changes) }
+        let suggestion = suggest::choose(total, changes);
+        Self { total, counts, together: None, kept: 0, reason, suggestion }
+    }
+
+    /// Of a gang of which too few wait.
+    pub(crate) fn none_waits() -> Self {
+        let reason = AdmittedReason::WaitingForCapacity;
+        Self { total: 0, counts: Vec::new(), together: None, kept: 0, reason, suggestion: None }
     }
 
     /// The word for the job's `Admitted` condition.
@@ -90,15 +116,26 @@ impl WhyNot {
 
     /// The counted reasons and the suggestion: the condition's message.
     pub fn message(&self) -> String {
-        match &self.suggestion {
-            Some(suggestion) => format!("{self}; {suggestion}"),
-            None => self.to_string(),
+        let mut text = self.to_string();
+        if let Some(suggestion) = &self.suggestion {
+            text += &format!("; {suggestion}");
         }
+        match self.kept {
+            0 => {}
+            1 => text += "; 1 device is kept for a task that waited too long",
+            kept => text += &format!("; {kept} places are kept for tasks that waited too long"),
+        }
+        text
     }
 }
 
 impl fmt::Display for WhyNot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.together {
+            Some(together) if self.total == 0 => return write!(f, "{together}, and no more of them wait"),
+            Some(together) => write!(f, "{together}; the next: ")?,
+            None => {}
+        }
         write!(f, "0/{} nodes fit: ", self.total)?;
         if self.total == 0 {
             return f.write_str("no node has joined yet");
