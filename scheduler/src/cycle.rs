@@ -84,7 +84,7 @@ impl Cycle {
         if order.requests.is_empty() {
             return Decided { order: Arc::new(order), ..Decided::default() };
         }
-        nodes.estimates().prepare(&mut order.requests);
+        nodes.estimates().prepare(&mut order.requests, now);
         let snapshot = nodes.snapshot(state, now, lease);
         let before = displace::possible(state, &order.requests).then(|| snapshot.clone());
         let plan = nodes.pool().plan(snapshot, &order.requests, &Weights::default());

@@ -55,9 +55,10 @@ impl Estimates {
         Known(self.lock())
     }
 
-    /// Before a plan: what is known of each request's model.
-    pub fn prepare(&self, requests: &mut [Request]) {
-        let inner = self.lock();
+    /// Before a plan: what is known of each request's model; what was not seen for long is forgotten.
+    pub fn prepare(&self, requests: &mut [Request], now: Timestamp) {
+        let mut inner = self.lock();
+        inner.estimator.forget(now);
         for request in requests {
             request.estimate = inner.estimator.model(&request.spec.model_digest);
         }
@@ -100,6 +101,7 @@ impl Estimates {
             expected: &promise.expected,
             claims: claims(&success.timings),
             total,
+            now: success.finished_at,
         }))
     }
 

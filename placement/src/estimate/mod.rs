@@ -19,6 +19,8 @@
 //! * What a run says of which part, and how little claims can do: [`evidence`].
 //! * Two factors, and not one for each pair of model and device: so a correction is in the price of a unit of work
 //!   ([`crate::latency::Rates`]), and of units in a task ([`crate::latency::Work`]), and an index bounds many nodes at once.
+//! * What was not seen for a quarter of an hour is forgotten by half, and so on: who is avoided for being slow, or a model
+//!   that is refused as too slow, is tried again ([`Estimator::forget`]).
 //! * What is read changes only by more than 3 %: an index follows without work for noise.
 
 mod conformal;
@@ -36,8 +38,13 @@ use evidence::evidence;
 use factor::{Octaves, clamp, octaves};
 use lru::Lru;
 use model::Model;
-use nightshift_types::{Digest, Milliseconds, NodeId};
+use nightshift_types::{Digest, Milliseconds, NodeId, Timestamp};
 use node::Node;
+
+/// After so long without a run half of what is known is forgotten.
+pub const HALF_LIFE: Milliseconds = Milliseconds(900_000);
+/// Models, and nodes, looked at in one call of [`Estimator::forget`].
+const AT_ONCE: usize = 256;
 
 /// How much is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,6 +135,8 @@ pub struct Observation<'a> {
     pub claims: Claims,
     /// From dispatch to the accepted result by the edge's clock, nanoseconds.
     pub total: u64,
+    /// When the result was accepted.
+    pub now: Timestamp,
 }
 
 /// How a prediction did.
@@ -224,7 +233,7 @@ impl Estimator {
         let owner = fnv(run.owner.as_bytes());
         self.learn(run, owner);
         let ratio = octaves(run.total, predicted.expected());
-        let model = self.models.touch(&run.model);
+        let model = self.models.touch(&run.model, run.now);
         if model.is_new() {
             self.newcomers.push(ratio, verdict.within, owner);
         }
@@ -236,7 +245,7 @@ impl Estimator {
         self.owners |= *self.owner.get_or_insert(owner) != owner;
         let Some(found) = evidence(&run.expected.predicted, &run.claims, run.total) else { return };
         let then = run.expected;
-        let node = self.nodes.touch(run.node);
+        let node = self.nodes.touch(run.node, run.now);
         match found.part {
             Part::Base => {
                 let measured = found.predicted.saturating_sub(then.handling.0.saturating_mul(1_000_000));
@@ -247,10 +256,32 @@ impl Estimator {
             Part::Service => {
                 let Some((device, own)) = node.device(run.device, &mut self.devices) else { return };
                 let surprise = clamp(i32::from(octaves(found.observed, found.predicted)) + i32::from(then.service));
-                let model = self.models.touch(&run.model);
+                let model = self.models.touch(&run.model, run.now);
                 if let Some(others) = model.observe(device, owner, surprise, own, !self.owners) {
                     node.served(device, clamp(i32::from(surprise) - i32::from(others)));
                 }
+            }
+        }
+    }
+
+    /// What was not seen for [`HALF_LIFE`] is forgotten by half; some of it, if there is much: call it again and again.
+    pub fn forget(&mut self, now: Timestamp) {
+        let then = Timestamp(now.0.saturating_sub(HALF_LIFE.0));
+        for _ in 0..AT_ONCE {
+            let model = self.models.take_unused(then);
+            let node = self.nodes.take_unused(then);
+            if model.is_none() && node.is_none() {
+                break;
+            }
+            if let Some((id, mut model)) = model
+                && model.forget()
+            {
+                *self.models.touch(&id, now) = model;
+            }
+            if let Some((id, mut node)) = node
+                && node.forget()
+            {
+                *self.nodes.touch(&id, now) = node;
             }
         }
     }

@@ -14,6 +14,8 @@ const RUNS: usize = 8;
 const WEIGHT: u32 = 1 << 20;
 /// Octaves that a model may be off its prior, up and down.
 const REACH: Octaves = 12 * OCTAVE;
+/// More runs than this make its correction no surer.
+const SURE: usize = 64;
 
 /// One model.
 #[derive(Debug, Clone, Default)]
@@ -66,6 +68,22 @@ impl Model {
         let level = self.level(|_| true).unwrap_or(0);
         self.service = settled(self.service, shrink(level, self.runs).clamp(-REACH, REACH));
         others
+    }
+
+    /// Nothing ran for a while: the older half is forgotten. False: nothing is left.
+    pub fn forget(&mut self) -> bool {
+        self.devices.retain_mut(|seen| {
+            let own = i32::from(seen.runs.median()) - i32::from(seen.level);
+            seen.runs.forget();
+            seen.level = clamp(i32::from(seen.runs.median()) - own);
+            seen.runs.len() > 0
+        });
+        self.runs = if self.devices.is_empty() { 0 } else { self.runs.min(SURE) / 2 };
+        let level = self.level(|_| true).unwrap_or(0);
+        self.service = settled(self.service, shrink(level, self.runs).clamp(-REACH, REACH));
+        self.calibration.forget();
+        self.percentile = self.calibration.percentile();
+        !self.devices.is_empty() || self.calibration.len() > 0
     }
 
     /// Where a device of which nothing is known goes.

@@ -8,6 +8,8 @@ use crate::view::MAX_DEVICES;
 use nightshift_types::Milliseconds;
 
 const RUNS: usize = 32;
+/// A device is forgotten by half after so many runs on the node's others.
+const PASSED_OVER: u32 = 128;
 /// Octaves that a benchmark may be off the truth: it can be a lie as large as it likes, but hardly too modest.
 const FASTER: Octaves = -4 * OCTAVE;
 const SLOWER: Octaves = 16 * OCTAVE;
@@ -31,6 +33,8 @@ struct Device {
     name: String,
     serial: u64,
     service: Rate,
+    /// Runs on the node's other devices since its last.
+    passed_over: u32,
 }
 
 /// What some rate is corrected by.
@@ -43,6 +47,15 @@ struct Rate {
 impl Rate {
     fn observe(&mut self, surprise: Octaves) {
         self.runs.push(surprise.clamp(FASTER * 2, SLOWER));
+        self.settle();
+    }
+
+    fn forget(&mut self) {
+        self.runs.forget();
+        self.settle();
+    }
+
+    fn settle(&mut self) {
         let found = i32::from(self.runs.shrunk());
         let lessened = found.signum() * (found.abs() - THRESHOLD).max(0);
         self.now = settled(self.now, clamp(lessened).clamp(FASTER, SLOWER));
@@ -59,14 +72,23 @@ impl Node {
             return None;
         }
         *next += 1;
-        self.devices.push(Device { name: name.to_owned(), serial: *next, service: Rate::default() });
+        self.devices.push(Device { name: name.to_owned(), serial: *next, service: Rate::default(), passed_over: 0 });
         Some((*next, 0))
     }
 
     /// A run took this against the prior, beyond what the model has to answer for.
     pub fn served(&mut self, serial: u64, surprise: Octaves) {
-        if let Some(device) = self.devices.iter_mut().find(|device| device.serial == serial) {
-            device.service.observe(surprise);
+        for device in &mut self.devices {
+            if device.serial == serial {
+                device.service.observe(surprise);
+                device.passed_over = 0;
+            } else {
+                device.passed_over += 1;
+                if device.passed_over >= PASSED_OVER {
+                    device.service.forget();
+                    device.passed_over = 0;
+                }
+            }
         }
     }
 
@@ -84,6 +106,21 @@ impl Node {
     pub fn handled(&mut self, observed: u64, measured: u64) {
         let beyond = observed.saturating_sub(measured) / 1_000_000;
         self.handling.push(Octaves::try_from(beyond).unwrap_or(Octaves::MAX));
+        self.settle_handling();
+    }
+
+    /// Nothing ran for a while: the older half is forgotten. False: nothing is left.
+    pub fn forget(&mut self) -> bool {
+        for rate in self.devices.iter_mut().map(|device| &mut device.service).chain([&mut self.link, &mut self.load]) {
+            rate.forget();
+        }
+        self.handling.forget();
+        self.settle_handling();
+        let rates = self.devices.iter().map(|device| &device.service).chain([&self.link, &self.load]);
+        self.handling.len() > 0 || rates.into_iter().any(|rate| rate.runs.len() > 0)
+    }
+
+    fn settle_handling(&mut self) {
         let found = self.handling.shrunk();
         // A millisecond, or an eighth, is no news.
         if (found - self.handled).abs() > 1.max(self.handled / 8) {

@@ -43,6 +43,11 @@ impl<const N: usize> Window<N> {
         self.length = self.length.saturating_add(1).min(N as u8);
     }
 
+    /// The older half is forgotten.
+    pub fn forget(&mut self) {
+        self.length /= 2;
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.length.into()
@@ -111,6 +116,18 @@ mod tests {
             window.median() == 500
         });
         assert!(steps.is_some_and(|steps| (8..16).contains(&steps)), "{steps:?}");
+    }
+
+    #[test]
+    fn the_newer_half_is_kept() {
+        let mut window = Window::<8>::default();
+        (0..11).for_each(|value| window.push(value));
+        window.forget();
+        assert_eq!((window.len(), window.median()), (4, 9));
+        (0..3).for_each(|_| window.forget());
+        assert_eq!((window.len(), window.median()), (0, 0));
+        window.push(5);
+        assert_eq!(window.median(), 5);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! A node's claims, a node's own runs, and an owner's own models: none of them makes a node look fast that is not.
 
-use nightshift_placement::estimate::{Claims, Limits, NodeEstimate, Observation};
+use nightshift_placement::estimate::{Claims, HALF_LIFE, Limits, NodeEstimate, Observation};
 use nightshift_placement::{Correction, Estimator, ModelEstimate, Percentile, Prediction};
-use nightshift_types::{Digest, NodeId};
+use nightshift_types::{Digest, NodeId, Timestamp};
 
 const MS: u64 = 1_000_000;
 
@@ -21,7 +21,8 @@ fn warm_run(estimator: &mut Estimator, model: u8, node: &str, owner: &str, took_
     let expected = estimator.expect(&model, &node, "dev0", predicted);
     let total = took_ms * MS;
     let device = "dev0";
-    estimator.observe(&Observation { model, node: &node, owner, device, expected: &expected, claims, total });
+    let now = Timestamp(0);
+    estimator.observe(&Observation { model, node: &node, owner, device, expected: &expected, claims, total, now });
 }
 
 fn honest(estimator: &mut Estimator, model: u8) {
@@ -72,6 +73,31 @@ fn one_node_hardly_moves_a_model() {
     let after = estimator.model(&Digest([1; 32]));
     assert!(after.service.parts().abs_diff(before.service.parts()) < before.service.parts() / 16);
     assert!(estimator.device(&id("slow"), "dev0") > Correction::ratio(16, 1));
+}
+
+#[test]
+fn whoever_was_slow_is_tried_again_some_time() {
+    let mut estimator = Estimator::default();
+    honest(&mut estimator, 1);
+    for _ in 0..50 {
+        warm_run(&mut estimator, 1, "slow", "mallory", 8_010, Claims::default());
+        warm_run(&mut estimator, 2, "n0", "o0", 9_010, Claims::default());
+    }
+    let (mut last, model) = (estimator.device(&id("slow"), "dev0"), Digest([2; 32]));
+    assert!(last > Correction::ratio(6, 1) && estimator.model(&model).service > Correction::ratio(6, 1));
+    estimator.forget(Timestamp(HALF_LIFE.0));
+    assert_eq!(estimator.device(&id("slow"), "dev0"), last, "not before the time");
+    for lives in 1..=10 {
+        let now = Timestamp(HALF_LIFE.0 * lives + lives);
+        estimator.forget(now);
+        let known = estimator.device(&id("slow"), "dev0");
+        assert!(known <= last);
+        last = known;
+        estimator.forget(now);
+        assert_eq!(estimator.device(&id("slow"), "dev0"), last, "once in a while");
+    }
+    assert!(estimator.is_empty() && last == Correction::NONE);
+    assert_eq!(estimator.model(&model).service, Correction::NONE);
 }
 
 #[test]

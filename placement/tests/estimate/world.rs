@@ -212,6 +212,7 @@ impl World {
                 Event::Ended(run) => self.ends(run, now),
             }
             self.drift();
+            self.estimator.forget(Timestamp(now / MS));
             self.place(now);
         }
         assert!(self.runs.is_empty() && self.ended.len() == self.setting.runs);
@@ -347,6 +348,7 @@ impl World {
             expected: &run.expected,
             claims: if truth.lies { lie } else { run.claims },
             total,
+            now: Timestamp(now / MS),
         });
         let expected = run.expected.predicted.expected();
         self.ended.push(Ended { model: run.model, verdict, expected, cold: run.cold });
