@@ -98,8 +98,8 @@ pub const USAGE_HALF_LIFE: Milliseconds = Milliseconds(600_000);
 const DECAY_STEP_MS: u64 = 1_000;
 const DECAY_PART: u64 = 866;
 
-/// What is left of `usage` after `elapsed`: exponential decay with a half-life of [`USAGE_HALF_LIFE`], in whole seconds.
-/// Integers alone, so that it is the same everywhere; everything is gone after at most 40,000 s.
+/// What is left of `usage` after `elapsed`: exponential decay with a half-life of [`USAGE_HALF_LIFE`], in whole
+/// seconds. Integers alone, so that it is the same everywhere; everything is gone after at most 40,000 s.
 pub fn decayed(usage: u64, elapsed: Milliseconds) -> u64 {
     let mut left = usage;
     for _ in 0..elapsed.0 / DECAY_STEP_MS {

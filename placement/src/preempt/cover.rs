@@ -155,7 +155,8 @@ mod tests {
                 let enough = sum(|w| w.memory) >= memory && sum(|w| w.queued_ms) >= queued_ms && chosen.len() >= count;
                 enough.then(|| (chosen.len(), sum(|w| w.lost)))
             };
-            let sets = (1u32..1 << weights.len()).map(|set| (0..weights.len()).filter(|at| set >> at & 1 == 1).collect());
+            let all = 0..weights.len();
+            let sets = (1u32..1 << weights.len()).map(|set| all.clone().filter(|at| set >> at & 1 == 1).collect());
             let best = sets.filter_map(|set: Vec<usize>| of(&set)).min();
             prop_assert_eq!(least(&weights, &need).and_then(|chosen| of(&chosen)), best);
         }

@@ -2,23 +2,25 @@
 //! request fits ([`Displacement`]), or why nothing is displaced ([`Preemption`]).
 //! Invariant: pure; a victim's priority is below the preemptor's; nothing is displaced where waiting is as good.
 //!
-//! Preemption is kube-scheduler's: victims of lower priority on one node, as few and as unimportant as will do. Between queues it
-//! is Kueue's `reclaimWithinCohort: LowerPriority`: only a queue below its fair share displaces, and only tasks of a queue
-//! above its own, never of a better tier. It takes:
+//! Preemption is kube-scheduler's: victims of lower priority on one node, as few and as unimportant as will do. Between
+//! queues it is Kueue's `reclaimWithinCohort: LowerPriority`: only a queue below its fair share displaces, and only
+//! tasks of a queue above its own, never of a better tier. It takes:
 //!
 //! * a lower priority. Waiting too long is no ground: [`Request::overdue`] keeps capacity, it displaces nothing;
-//! * tasks that ran for [`MIN_RUN`] at least, so that each start does some work (Slurm's `PreemptExemptTime`), and whose end is
-//!   not near: most inference is short, and ending a task takes time too ([`TAKES`]);
+//! * tasks that ran for [`MIN_RUN`] at least, so that each start does some work (Slurm's `PreemptExemptTime`), and
+//!   whose end is not near: most inference is short, and ending a task takes time too ([`TAKES`]);
 //! * never the owner's own work, and no task that was displaced [`MOST_DISPLACEMENTS`] times;
 //! * no gang as preemptor: one member's place does not let it start.
 //!
-//! **No loops.** Every displacement goes from a higher to a strictly lower priority, so along any chain of displacements
-//! priorities fall, and a displaced task never displaces its displacer, nor that one's. Each counts on its victim, at most
-//! [`MOST_DISPLACEMENTS`] times: t tasks see at most t × [`MOST_DISPLACEMENTS`] displacements in all, whatever comes and goes.
+//! **No loops.** Every displacement goes from a higher to a strictly lower priority, so along any chain of
+//! displacements priorities fall, and a displaced task never displaces its displacer, nor that one's. Each counts on
+//! its victim, at most [`MOST_DISPLACEMENTS`] times: t tasks see at most t × [`MOST_DISPLACEMENTS`] displacements in
+//! all, whatever comes and goes.
 //!
-//! **Least harm**, in this order: the highest priority among the victims, how many they are, how long they ran, then the
-//! node's id and the device's position. Only what the request lacks is freed: nothing on a device that it fits. Exact, unless one device has so many tasks that the search for the least time lost
-//! would take more than [`STEPS`] steps; then the best found so far.
+//! **Least harm**, in this order: the highest priority among the victims, how many they are, how long they ran, then
+//! the node's id and the device's position. Only what the request lacks is freed: nothing on a device that it fits.
+//! Exact, unless one device has so many tasks that the search for the least time lost would take more than [`STEPS`]
+//! steps; then the best found so far.
 
 mod cover;
 
@@ -35,8 +37,8 @@ use thiserror::Error;
 
 /// A task runs so long before it may be displaced.
 pub const MIN_RUN: Milliseconds = Milliseconds(10_000);
-/// From the decision to displace until the place is free: the agent stops the task and says so, and the next plan uses it.
-/// What ends by itself that soon is waited for.
+/// From the decision to displace until the place is free: the agent stops the task and says so, and the next plan uses
+/// it. What ends by itself that soon is waited for.
 pub const TAKES: Milliseconds = Milliseconds(5_000);
 /// A task displaced so often is not displaced again.
 pub const MOST_DISPLACEMENTS: u32 = 3;
@@ -275,8 +277,8 @@ impl<'a> Claim<'a> {
         Some(((priority, victims.len(), lost), victims))
     }
 
-    /// How much less work a device must have before it, in milliseconds, for the request to be in time there once `need` is
-    /// freed; none if it does not fit even then.
+    /// How much less work a device must have before it, in milliseconds, for the request to be in time there once
+    /// `need` is freed; none if it does not fit even then.
     fn queued_ms(&self, place: &Place<'_, '_>, need: &Need) -> Option<u64> {
         let device = place.device();
         let fits = |freed: u64| {

@@ -1,4 +1,5 @@
-//! In: an order and what it was made from → out: whether it keeps what it promises. Slow: for tests, and a doubt in production.
+//! In: an order and what it was made from → out: whether it keeps what it promises. Slow: for tests, and a doubt in
+//! production.
 
 use super::entry::waiting;
 use super::{Order, QueuedJob, Tenant};

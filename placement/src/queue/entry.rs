@@ -1,5 +1,6 @@
 //! In: a job, its queue's stop policy, now → out: what of it may start, or why nothing may ([`Held`]).
-//! Invariant: never more than `parallelism` at once; a gang is whole or waits; a refused job shows one task, or one gang.
+//! Invariant: never more than `parallelism` at once; a gang is whole or waits; a refused job shows one task, or one
+//! gang.
 
 use super::{AGEING, BACK_OFF_LEAST, BACK_OFF_MOST, DEADLINE_NEAR, Held, QueuedJob, Refusal};
 use nightshift_types::{JobId, Milliseconds, StopPolicy, Timestamp};

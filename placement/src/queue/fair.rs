@@ -2,8 +2,8 @@
 //! Invariant: a queue's start is never more than its last charge beyond the virtual time of its tier, nor more than its
 //! credit before it: so neither an idle past nor a greedy one counts for longer.
 //!
-//! Virtual time is reference time ÷ weight, in 2⁻³² of a millisecond: a charge is rounded down by less than one part in 400,000
-//! at the largest weight.
+//! Virtual time is reference time ÷ weight, in 2⁻³² of a millisecond: a charge is rounded down by less than one part in
+//! 400,000 at the largest weight.
 
 use super::line::Pick;
 use super::{AGEING_TURN, FREE_TURN, QueuedJob, Rank, Tenant, Turn};
@@ -111,7 +111,8 @@ pub(super) struct Aged {
 #[derive(Debug, Clone)]
 struct Tag {
     tier: QueueTier,
-    /// Virtual start of its last task, and that task's charge before it is divided by the weight: a new weight counts at once.
+    /// Virtual start of its last task, and that task's charge before it is divided by the weight: a new weight counts
+    /// at once.
     start: u128,
     charge: u128,
     aged: Aged,

@@ -1,6 +1,6 @@
 //! In: one queue's jobs that may start something → out: its tasks, one pick after another.
-//! Invariant: what a quota has no room for is not picked; an overdue job is passed over by no other of its own or a lower
-//! priority, and by fewer than [`AGEING_TURN`] placements of a higher one.
+//! Invariant: what a quota has no room for is not picked; an overdue job is passed over by no other of its own or a
+//! lower priority, and by fewer than [`AGEING_TURN`] placements of a higher one.
 
 use super::entry::Entry;
 use super::fair::{Aged, Share, passed_over};
@@ -165,9 +165,9 @@ impl<'a> Line<'a> {
     }
 
     /// Tells why those of its jobs that gave nothing did not.
-    pub fn leave(&mut self, looked_at: usize, held: &mut Vec<(usize, Held)>) {
+    pub fn leave(&mut self, looked_at: usize, held: &mut [Option<Held>]) {
         for entry in self.entries.iter_mut().filter(|entry| entry.picked == 0) {
-            held.push((entry.position, entry.held.take().unwrap_or(Held::Later { looked_at })));
+            held[entry.position] = Some(entry.held.take().unwrap_or(Held::Later { looked_at }));
         }
     }
 }

@@ -1,40 +1,44 @@
 //! In: queues with what they may and what they used, the jobs that run or wait → out: an [`Order`]: the next tasks, as
 //! requests in the order they are placed in, and for every other waiting job why it is [`Held`].
-//! Invariant: integers only; the same arguments and the same [`Queue`] give the same order; no queue, job or task starves.
+//! Invariant: integers only; the same arguments and the same [`Queue`] give the same order; no queue, job or task
+//! starves.
 //!
 //! ```text
 //! tier      Paid, then Free          of FREE_TURN placements in a row one is for a Free queue that waited AGEING
 //!  └ queue  least virtual start      weighted fair shares (fair.rs)
-//!     └ job priority, urgency, fewest running, first come
-//!                                    of AGEING_TURN placements in a row one is for the job that waited longest (line.rs)
+//!     └ job priority, urgency, fewest running, first come (line.rs)
+//!                                    of AGEING_TURN placements in a row one is for the job that waited longest
 //!        └ task  lowest index; a gang together (entry.rs)
 //! ```
 //!
-//! **Shares.** Between queues of a tier: start-time fair queueing (Goyal, Vin, Cheng: "Start-time Fair Queuing", SIGCOMM
-//! 1996), which is stride scheduling (Waldspurger, Weihl: MIT/LCS/TM-528, 1995) with a virtual time. A placement is
-//! charged its reference time ÷ weight. While two queues both have tasks that can be placed, in **every** window
-//! `|Wᵢ/wᵢ − Wⱼ/wⱼ| ≤ (Lᵢ + CREDIT)/wᵢ + (Lⱼ + CREDIT)/wⱼ`, where W is the reference time placed in it and L the largest charge (a
-//! task's reference time; of a gang that of all its tasks). So each of n backlogged queues has its share within 5 % of
-//! itself in every window of at least `20 × (L + CREDIT) × (Σw/w_min + n)` of reference time placed ([`window`]).
-//! A queue that was idle starts at the virtual time of the others, at most [`CREDIT`] of reference time ahead, and only as
-//! far as it used less than its share lately ([`decayed`](nightshift_types::queue::decayed) usage). One that had the pool to itself owes nothing for it.
+//! **Shares.** Between queues of a tier: start-time fair queueing (Goyal, Vin, Cheng: "Start-time Fair Queuing",
+//! SIGCOMM 1996), which is stride scheduling (Waldspurger, Weihl: MIT/LCS/TM-528, 1995) with a virtual time. A
+//! placement is charged its reference time ÷ weight. While two queues both have tasks that can be placed, in **every**
+//! window `|Wᵢ/wᵢ − Wⱼ/wⱼ| ≤ (Lᵢ + CREDIT)/wᵢ + (Lⱼ + CREDIT)/wⱼ`, where W is the reference time placed in it and L the
+//! largest charge (a task's reference time; of a gang that of all its tasks). So each of n backlogged queues has its
+//! share within 5 % of itself in every window of at least `20 × (L + CREDIT) × (Σw/w_min + n)` of reference time placed
+//! ([`window`]). A queue that was idle starts at the virtual time of the others, at most [`CREDIT`] of reference time
+//! ahead, and only as far as it used less than its share lately ([`decayed`](nightshift_types::queue::decayed) usage).
+//! One that had the pool to itself owes nothing for it.
 //!
-//! **What is counted** is reference time, not memory held: it is what a task is priced by, it does not depend on which nodes
-//! happen to be there, and memory of one device is no use to a task on another. Dominant shares (Ghodsi et al.: NSDI 2011)
-//! need one pool of each resource; here a quota bounds a queue's memory instead.
+//! **What is counted** is reference time, not memory held: it is what a task is priced by, it does not depend on which
+//! nodes happen to be there, and memory of one device is no use to a task on another. Dominant shares (Ghodsi et al.:
+//! NSDI 2011) need one pool of each resource; here a quota bounds a queue's memory instead.
 //!
-//! **Ageing**, inside a queue. A job waits since its first ready task became ready, or since the queue last had one of its
-//! tasks placed. After [`AGEING`] it is overdue. While it may start and is not held:
+//! **Ageing**, inside a queue. A job waits since its first ready task became ready, or since one of its tasks was last
+//! placed. After [`AGEING`] it is overdue. While it may start and is not held:
 //! * of its own or a lower priority nothing that began to wait later is looked at before it;
-//! * of a higher priority at most `(AGEING_TURN − 1) × (older overdue jobs + 1)` tasks are, counting over cycles what was placed.
+//! * of a higher priority at most `(AGEING_TURN − 1) × (older overdue jobs + 1)` tasks are, counting over cycles what
+//!   was placed.
 //!
-//! Overdue counts inside a queue only, so that shares hold also when everything is overdue. Between queues of a tier the
-//! shares are the bound; from Paid to Free it is [`FREE_TURN`] × (Free queues that wait longer + 1) placements. The job that
-//! waited longest in each queue is marked [`Request::overdue`]: the planner keeps what it needs from those behind it (a
-//! reservation as in EASY backfilling, Lifka 1995). One for each queue, so that reservations cannot take the pool.
+//! Overdue counts inside a queue only, so that shares hold also when everything is overdue. Between queues of a tier
+//! the shares are the bound; from Paid to Free it is [`FREE_TURN`] × (Free queues that wait longer + 1) placements:
+//! while Paid queues take everything, Free ones have turns, not shares. The job that waited longest in each queue is
+//! marked [`Request::overdue`]: the planner keeps what it needs from those behind it (a reservation as in EASY
+//! backfilling, Lifka 1995). One for each queue, so that reservations cannot take the pool.
 //!
-//! **Back-off**, as kube-scheduler's queue has it: a job refused before is looked at with one task (or gang), the next one
-//! each time; if nothing changed that could help, only after a gap that doubles up to [`BACK_OFF_MOST`].
+//! **Back-off**, as kube-scheduler's queue has it: a job refused before is looked at with one task (or gang), the next
+//! one each time; if nothing changed that could help, only after a gap that doubles up to [`BACK_OFF_MOST`].
 
 mod check;
 mod entry;
@@ -123,8 +127,8 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// At most `limit` tasks that may be placed at `now`, in order; the last gang is whole, if that takes it beyond. A queue
-    /// that `tenants` lacks is a default one. Changes nothing that a later order depends on.
+    /// At most `limit` tasks that may be placed at `now`, in order; the last gang is whole, if that takes it beyond. A
+    /// queue that `tenants` lacks is a default one. Changes nothing that a later order depends on.
     pub fn next(
         &mut self,
         tenants: &BTreeMap<String, Tenant>,
@@ -152,14 +156,13 @@ impl Queue {
         for line in &mut lines {
             line.leave(looked_at, &mut held);
         }
-        held.sort_by_key(|(position, _)| *position);
-        order.held = held.into_iter().map(|(position, held)| (jobs[position].job.id.clone(), held)).collect();
+        order.held = jobs.iter().zip(held).filter_map(|(queued, held)| Some((queued.job.id.clone(), held?))).collect();
         order.shares = lines.into_iter().map(|line| line.share).collect();
         order
     }
 
-    /// The requests of `order` for which `placed` is true were placed: their queues and jobs were served. Call it before the
-    /// next order, with what was committed.
+    /// The requests of `order` for which `placed` is true were placed: their queues and jobs were served. Call it
+    /// before the next order, with what was committed.
     pub fn placed(&mut self, order: &Order, placed: impl Fn(&TaskId) -> bool) {
         for (request, rank) in order.requests.iter().zip(&order.ranks) {
             if placed(&request.task) {
@@ -168,16 +171,17 @@ impl Queue {
         }
     }
 
-    /// One line for each queue that has a job which may start, in the order of their names; why the other jobs may not.
+    /// One line for each queue that has a job which may start, in the order of their names; why other jobs may not, by
+    /// position.
     fn lines<'a>(
         &self,
         tenants: &'a BTreeMap<String, Tenant>,
         jobs: &'a [QueuedJob],
         now: Timestamp,
-    ) -> (Vec<Line<'a>>, Vec<(usize, Held)>) {
+    ) -> (Vec<Line<'a>>, Vec<Option<Held>>) {
         let mut numbers: HashMap<&str, usize> = HashMap::new();
         let mut lines: Vec<Line<'a>> = Vec::new();
-        let mut held = Vec::new();
+        let mut held = vec![None; jobs.len()];
         for (position, queued) in jobs.iter().enumerate() {
             let name = queued.job.spec.queue.as_str();
             let number = *numbers.entry(name).or_insert_with(|| {
@@ -187,7 +191,7 @@ impl Queue {
             let served = |id: &JobId| self.fair.served(id);
             match entry::intake(position, queued, lines[number].stop(), served, now) {
                 Intake::Idle => {}
-                Intake::Held(why) => held.push((position, why)),
+                Intake::Held(why) => held[position] = Some(why),
                 Intake::Ready(entry) => lines[number].entries.push(entry),
             }
         }

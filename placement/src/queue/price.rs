@@ -1,6 +1,6 @@
 //! In: a job's intent and its queue's price limit → out: the intent with the lower limit of the two.
-//! Invariant: a job whose own limit is as low is handed out as it is; of the others one copy is kept, so that a later order
-//! hands out the very same one.
+//! Invariant: a job whose own limit is as low is handed out as it is; of the others one copy is kept, so that a later
+//! order hands out the very same one.
 
 use super::{QueuedJob, WaitingJob};
 use nightshift_types::{JobId, JobSpec, PicoPoints};

@@ -76,7 +76,8 @@ proptest! {
         }
         let nodes: Vec<_> =
             ids.iter().zip(sizes).map(|(id, (total, slots))| node(id, total, slots, &tasks)).collect();
-        let tenants: Tenants = [("q", 1), ("rich", 90), ("poor", 2)].map(|(n, usage)| (n.to_owned(), tenant(1, usage))).into();
+        let usage = [("q", 1), ("rich", 90), ("poor", 2)];
+        let tenants: Tenants = usage.map(|(name, usage)| (name.to_owned(), tenant(1, usage))).into();
         let request = request("new", "q", random.below(8) as i32, 1 + random.below(16) as u64);
         let fits = nodes.iter().any(|node| {
             let device = &node.devices[0];

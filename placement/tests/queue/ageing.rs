@@ -13,7 +13,8 @@ struct Known {
     since: u64,
     priority: i32,
     queue: String,
-    /// Once it is overdue: overdue jobs of its queue that waited longer then, and placements of a higher priority since.
+    /// Once it is overdue: overdue jobs of its queue that waited longer then, and placements of a higher priority
+    /// since.
     passed: Option<(u32, u32)>,
 }
 
@@ -56,8 +57,9 @@ fn marks_are_right(order: &Order, known: &BTreeMap<JobId, Known>, now: u64) -> R
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Two queues, jobs that come all the time at four priorities, and a pool that takes less than comes: of its own or a
-    /// lower priority nothing later is looked at before an overdue job, and of a higher one no more is placed than promised.
+    /// Two queues, jobs that come all the time at four priorities, and a pool that takes less than comes: of its own or
+    /// a lower priority nothing later is looked at before an overdue job, and of a higher one no more is placed than
+    /// promised.
     #[test]
     fn an_overdue_job_is_overtaken_no_more_than_promised(seed: u64, load in 2usize..6, most in 1usize..5) {
         let mut random = Random(seed);
@@ -123,7 +125,8 @@ proptest! {
             jobs.push(at(job(&format!("f{n}"), &format!("free{n}"), 100), random.next() % 100_000));
         }
         let mut queue = Queue::default();
-        let mut since: BTreeMap<String, u64> = (0..free).map(|n| (format!("free{n}"), jobs[paid as usize + n as usize].job.submitted.0)).collect();
+        let waits = jobs[paid as usize..].iter().map(|queued| (queued.job.spec.queue.clone(), queued.job.submitted.0));
+        let mut since: BTreeMap<String, u64> = waits.collect();
         let mut passed: BTreeMap<String, (u32, u32)> = BTreeMap::new();
         let mut turns = 0;
         let mut now = 100_000;
@@ -171,7 +174,8 @@ fn a_large_batch_that_is_served_is_not_overdue() {
     assert!(!next(&mut queue, &none, &[batch], 300_000, 2).requests[0].overdue);
 }
 
-/// Overdue jobs and Free queues have their turns and no more: priority and Paid keep theirs, from one order to the next too.
+/// Overdue jobs and Free queues have their turns and no more: priority and Paid keep theirs, from one order to the next
+/// too.
 #[test]
 fn those_that_do_not_wait_keep_their_turns() {
     let low = ["a", "b", "c"].map(|id| job(id, "q", 9));
