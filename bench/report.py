@@ -219,7 +219,12 @@ looks at every node: 32 bit columns in the vectors that the compiler makes for p
 and score, and the integers wherever floats leave a doubt. Both must choose the same node, or the program fails. Times are CPU
 times of the one thread, the clock's own 0.3 µs included; p99 is held against the scan's median. What is realistic about the
 pools is assumed (`placement/examples/bench_placement/population.rs`): 16 kinds of devices, 12 regions, 300 models, 60 % of
-the devices busy with 1 to 4 of 4 tasks. Memory is what the process grew by, with the ids' texts and the allocator's share.""",
+the devices busy with 1 to 4 of 4 tasks. Memory is what the process grew by, with the ids' texts and the allocator's share.
+
+A batch is what `Pool::plan_batch` takes for tasks that all find a place, the snapshot's comparison and each task's first
+place included; beside it the same tasks one by one. The least cost is an exact assignment's (`placement/tests/batch/hungarian.rs`,
+checked against OR-tools and SciPy); where devices are shared, the tests hold plans against HiGHS
+(`placement/tests/batch/optimum.txt`).""",
     "state": """\
 Deciding, folding and appending, each batch durable before the next; what was written is read back and compared after the
 clock stopped. etcd is one real member on the same disk with its default fsync; its CPU is counted on both sides. This is the
@@ -240,7 +245,7 @@ MISSING = """\
 
 * `gateway`: nothing yet; `make bench WHAT=gateway` says so.
 * The whole way of a job, from the API through etcd until a placement is read back, and its CPU against kube-scheduler's.
-* placement: the quality of plans against an exact optimum.
+* placement: the quality of plans where devices are shared and waits count, against an exact optimum.
 * api: a kube-apiserver in the same run, watch fan-out, memory of the server without its clients.
 * Liveness of 100,000 agents; cold start; many jobs' whole lives against Kueue.
 * agent: batches, GPUs, TorchServe; its CPU time.

@@ -132,6 +132,11 @@ impl Instance {
         &self.costs[start..start + self.width]
     }
 
+    /// What a task costs on the device it has.
+    pub fn own_cost(&self, task: &Task) -> f32 {
+        self.costs[task.row as usize * self.width + task.own as usize]
+    }
+
     /// Nanoseconds that a task may wait on a device for others of the plan.
     pub fn slack(&self, task: u32, device: u32) -> f32 {
         match self.tasks[task as usize].slack {

@@ -2,7 +2,8 @@
 //! Invariant: each task that was put on a device stays on one; memory, slots and time limits hold after every step.
 //!
 //! Shortest augmenting paths with prices (Jonker and Volgenant 1987: "A shortest augmenting path algorithm for dense and
-//! sparse linear assignment problems"). Tasks come one after another, large ones first. Each takes the place that costs all
+//! sparse linear assignment problems"). Tasks come one after another, first what costs much for the
+//! memory it takes. Each takes the place that costs all
 //! together least: a free one; or that of another task, which moves to where it costs least, and so on. A path's length is
 //! what it adds to the total. Prices of places that are taken keep all lengths positive, so that the shortest path is found
 //! by looking at a few tasks' rows.
@@ -61,41 +62,50 @@ struct End {
 
 /// By task its device, or `None` where not all found one; `most` rows are looked at, at most.
 pub(super) fn paths(instance: &Instance, most: usize) -> Option<Vec<u32>> {
-    let tasks = instance.tasks.len();
-    let mut paths = Paths {
-        seats: Seats::empty(instance),
-        price: vec![0.0; tasks],
-        show: vec![-1.0; instance.width],
-        displace: vec![f32::INFINITY; instance.width],
-        queue: vec![0.0; instance.width],
-        length: vec![f32::INFINITY; instance.width],
-        via: vec![NOWHERE; instance.width],
-        least: vec![f32::INFINITY; instance.width / STRIDE],
-        sure: vec![false; instance.width],
-        room: vec![NOWHERE; instance.width],
-        base: vec![0.0; tasks],
-        reached: Vec::new(),
-        jobs: Vec::new(),
-        scans: 0,
-        most,
-    };
-    (0..instance.devices.len() as u32).for_each(|device| paths.refresh(device));
-    paths.all()?;
+    // What costs much for little memory first: it must have its place; and what is large finds one only early.
+    let by_cost = |instance: &Instance, task: &Task| instance.own_cost(task) / task.need.max(1.0);
+    let by_size = |_: &Instance, task: &Task| task.need;
+    let mut paths = Paths::new(instance, most);
+    if paths.all(&by_cost).is_none() {
+        paths = Paths::new(instance, most);
+        paths.all(&by_size)?;
+    }
     Some(paths.seats.at)
 }
 
-impl Paths<'_> {
-    /// Every task comes: those first that have little choice, then large ones.
-    fn all(&mut self) -> Option<()> {
+impl<'i> Paths<'i> {
+    fn new(instance: &'i Instance, most: usize) -> Self {
+        let (tasks, width) = (instance.tasks.len(), instance.width);
+        let mut paths = Self {
+            seats: Seats::empty(instance),
+            price: vec![0.0; tasks],
+            show: vec![-1.0; width],
+            displace: vec![f32::INFINITY; width],
+            queue: vec![0.0; width],
+            length: vec![f32::INFINITY; width],
+            via: vec![NOWHERE; width],
+            least: vec![f32::INFINITY; width / STRIDE],
+            sure: vec![false; width],
+            room: vec![NOWHERE; width],
+            base: vec![0.0; tasks],
+            reached: Vec::new(),
+            jobs: Vec::new(),
+            scans: 0,
+            most,
+        };
+        (0..instance.devices.len() as u32).for_each(|device| paths.refresh(device));
+        paths
+    }
+
+    /// Every task comes: those first that have little choice; then by `weight`, the heaviest first.
+    fn all(&mut self, weight: &dyn Fn(&Instance, &Task) -> f32) -> Option<()> {
         let instance = self.seats.instance;
         let mut waiting: Vec<u32> = (0..instance.tasks.len() as u32).collect();
-        let choice = |task: u32| {
-            let fits = instance.costs(task).iter().filter(|cost| **cost < f32::INFINITY).count();
-            if fits < FEW { fits } else { FEW }
-        };
         waiting.sort_by_cached_key(|&task| {
-            let memory = instance.tasks[task as usize].memory;
-            (std::cmp::Reverse(choice(task)), memory, std::cmp::Reverse(task))
+            let fits = instance.costs(task).iter().filter(|cost| **cost < f32::INFINITY).count();
+            // None is negative: so their bits are ordered as they are.
+            let weight = weight(instance, &instance.tasks[task as usize]).to_bits();
+            (std::cmp::Reverse(fits.min(FEW)), weight, std::cmp::Reverse(task))
         });
         let (mut total, mut count, mut forced) = (0.0, 0, 0);
         while let Some(task) = waiting.pop() {

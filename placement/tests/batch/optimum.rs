@@ -179,9 +179,7 @@ fn money_alone_against_a_solvers_optimum() {
         let all: f64 = costs.sum();
         assert!(kept.len() == count && (all / sum - 1.0).abs() < 1e-9, "{name} is another now: run optimum.py again");
         println!("{name}: one by one {:.4}, together {:.4}", greedy / optimum, better / optimum);
-        // Full devices that share memory are a harder problem: the goal of 2 % is missed there, see the benchmark.
-        let most = if name.starts_with("memory") { 1.25 } else { 1.02 };
-        assert!(better >= optimum * (1.0 - 1e-6) && better <= optimum * most, "{name}: {better}, bound {optimum}");
+        assert!(better >= optimum * (1.0 - 1e-6) && better <= optimum * 1.02, "{name}: {better}, bound {optimum}");
     }
 }
 
