@@ -148,7 +148,8 @@ pub struct InferenceJobSpec {
     #[schemars(length(min = 1, max = 253))]
     pub queue_name: String,
 
-    /// PriorityClass of the job, or one of Nightshift's own where there is no cluster. Unset: the queue's.
+    /// PriorityClass of the job, or where there is no cluster nightshift-low, nightshift-normal or nightshift-high. Unset:
+    /// the queue's. Of two tasks of one queue the higher goes first.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub priority_class_name: Option<String>,

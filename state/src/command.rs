@@ -138,9 +138,9 @@ pub enum Command {
         /// `None`: all that its account holds.
         budget: Option<Budget>,
     },
-    /// Bring points in: from the mint to a queue's account. Again with the same id: nothing happens.
+    /// Bring points in: from the mint to a queue's account. Again with the same id and amount: nothing happens.
     Grant {
-        /// Whoever asks makes it up; remembered for the last [`crate::ledger::MAX_GRANTS`].
+        /// Its name among the queue's, which whoever asks makes up; the last [`crate::ledger::MAX_GRANTS`] are remembered.
         id: String,
         /// Which queue; not the default one, which draws on the mint itself.
         queue: String,

@@ -98,8 +98,8 @@ impl State {
                 sink.text(budget.period.as_str()).points(budget.points);
             }
         }
-        for id in &self.ledger.grant_ids {
-            sink.text(id);
+        for (id, amount) in &self.ledger.newest_grants {
+            sink.text(id).points(*amount);
         }
         sink.number(self.ledger.grants()).number(self.ledger.recent.len() as u64);
         for posted in &self.ledger.recent {

@@ -299,7 +299,7 @@ impl State {
                 let paid = entry.postings.iter().map(|(_, amount)| *amount).filter(|amount| amount.0 > 0).sum();
                 self.ledger.book(queue).settled(paid, time);
             }
-            EntryKind::Grant { queue, .. } => self.ledger.granted(queue, &entry.id)?,
+            EntryKind::Grant { queue, .. } => self.ledger.note_grant(queue, entry)?,
         }
         self.ledger.post(time, entry, about);
         Some(())

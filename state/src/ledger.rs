@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// Entries kept in memory for statements; older ones are in the journal.
 pub const MAX_RECENT: usize = 10_000;
-/// Ids of grants remembered, so that one that is repeated is granted once.
+/// Grants remembered by name, so that one that is repeated is granted once.
 pub const MAX_GRANTS: usize = 1_024;
 
 /// Why points moved.
@@ -27,10 +27,14 @@ pub enum EntryKind {
     },
 }
 
+fn grant_id(queue: &str, name: &str) -> String {
+    format!("grant/{queue}/{name}")
+}
+
 /// Points moved between accounts, once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LedgerEntry {
-    /// Unique: a settlement's is its attempt's id, a grant's its asker's word.
+    /// Unique: a settlement's is its attempt's id, a grant's is `grant/QUEUE/NAME`.
     pub id: String,
     /// What each account gains; sums to zero.
     pub postings: Vec<(AccountId, PicoPoints)>,
@@ -49,8 +53,9 @@ impl LedgerEntry {
         }
     }
 
-    /// Points from the mint for a queue.
-    pub fn grant(id: String, queue: String, amount: PicoPoints, note: String) -> Self {
+    /// Points from the mint for a queue; `name` is the grant's among those of this queue.
+    pub fn grant(name: &str, queue: String, amount: PicoPoints, note: String) -> Self {
+        let id = grant_id(&queue, name);
         let postings = vec![(AccountId::Mint, -amount), (AccountId::Tenant(queue.clone()), amount)];
         Self { id, postings, kind: EntryKind::Grant { queue, note } }
     }
@@ -101,8 +106,8 @@ pub struct Ledger {
     pub(crate) queues: BTreeMap<String, QueueBook>,
     pub(crate) entries: u64,
     pub(crate) grants: u64,
-    /// Of the newest grants, oldest first.
-    pub(crate) grant_ids: VecDeque<String>,
+    /// Ids and amounts of the newest grants, oldest first.
+    pub(crate) newest_grants: VecDeque<(String, PicoPoints)>,
     /// The newest entries, oldest first.
     pub(crate) recent: VecDeque<Posted>,
 }
@@ -138,9 +143,13 @@ impl Ledger {
         self.grants
     }
 
-    /// Whether a grant of this id was made, as far as that is remembered.
-    pub fn was_granted(&self, id: &str) -> bool {
-        self.grant_ids.iter().any(|known| known == id)
+    /// What the grant of this name brought a queue, as far as that is remembered.
+    pub fn granted(&self, queue: &str, name: &str) -> Option<PicoPoints> {
+        self.grant_of(&grant_id(queue, name))
+    }
+
+    fn grant_of(&self, id: &str) -> Option<PicoPoints> {
+        self.newest_grants.iter().find(|(known, _)| known == id).map(|(_, amount)| *amount)
     }
 
     /// The newest [`MAX_RECENT`] entries, oldest first.
@@ -148,13 +157,13 @@ impl Ledger {
         self.recent.iter()
     }
 
-    pub(crate) fn granted(&mut self, queue: &str, id: &str) -> Option<()> {
-        (!self.was_granted(id)).then_some(())?;
+    pub(crate) fn note_grant(&mut self, queue: &str, entry: &LedgerEntry) -> Option<()> {
+        self.grant_of(&entry.id).is_none().then_some(())?;
         self.book(queue);
         self.grants += 1;
-        self.grant_ids.push_back(id.to_owned());
-        if self.grant_ids.len() > MAX_GRANTS {
-            self.grant_ids.pop_front();
+        self.newest_grants.push_back((entry.id.clone(), entry.change(&AccountId::Tenant(queue.to_owned()))));
+        if self.newest_grants.len() > MAX_GRANTS {
+            self.newest_grants.pop_front();
         }
         Some(())
     }

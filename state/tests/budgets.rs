@@ -56,6 +56,8 @@ fn a_queue_spends_what_it_was_granted_and_no_more() {
 
     bench.ok(grant("g1", 12));
     bench.ok(grant("g1", 12));
+    let other = bench.submit(grant("g1", 13)).unwrap_err().to_string();
+    assert!(other.contains("grant g1 brought queue research"), "{other}");
     assert_eq!(
         (balance(&bench), bench.state().spendable("research", bench.now)),
         (PicoPoints(12), Some(PicoPoints(12)))

@@ -15,7 +15,7 @@ Examples:
   nightshift points grant research 100 --id 2026-11 --note 'November, ticket 4711'
 
 The queue is a TenantQueue; default needs no points. With --id the same command again grants nothing
-more, so a script may repeat it.";
+more, so a script may repeat it; another amount under that name is refused.";
 
 const BALANCE: &str = "\
 Examples:
@@ -46,7 +46,7 @@ pub enum Points {
         /// Points, a decimal with at most 12 decimals
         #[arg(value_parser = parse::points, allow_negative_numbers = true)]
         amount: String,
-        /// Name of this grant: one of the same name is made once [default: a random one]
+        /// Name of this grant among the queue's: it is made once [default: a random one]
         #[arg(long)]
         id: Option<String>,
         /// What it is for; stands in statements

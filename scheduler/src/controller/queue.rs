@@ -283,7 +283,8 @@ impl Keeper {
             return;
         }
         self.see_to_default().await;
-        let (facts, now) = (Facts::of(&*self.context.leader.state().await), self.context.leader.now());
+        let now = self.context.leader.now();
+        let facts = Facts::of(&*self.context.leader.state().await, now);
         // Gone while nobody led.
         for name in facts.queues.iter().filter(|(_, fact)| fact.book.budget.is_some()).map(|(name, _)| name) {
             if !self.objects.contains_key(name) {
@@ -369,8 +370,7 @@ struct Facts {
 }
 
 impl Facts {
-    fn of(state: &State) -> Self {
-        let now = state.time();
+    fn of(state: &State, now: Timestamp) -> Self {
         let mut queues: BTreeMap<String, Fact> = BTreeMap::new();
         for (name, book) in state.ledger().queues() {
             let (usage, spendable) = (state.usage(name, now), state.spendable(name, now));

@@ -24,7 +24,7 @@ fn bad(text: impl Into<String>) -> Failure {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct GrantRequest {
-    /// Whoever asks makes it up: the same again is granted once.
+    /// Its name among the queue's, made up by whoever asks: the same again is granted once.
     id: String,
     queue: String,
     amount: String,
@@ -43,7 +43,7 @@ pub(super) async fn grant(Shared(gateway): Shared<Gateway>, Json(request): Json<
         let text = format!("there is no TenantQueue {queue}: apply it first; `kubectl get tenantqueues` lists them");
         return Err(Failure(StatusCode::NOT_FOUND, text));
     }
-    let again = gateway.leader.state().await.ledger().was_granted(&id);
+    let again = gateway.leader.state().await.ledger().granted(&queue, &id).is_some();
     let command = Command::Grant { id: id.clone(), queue: queue.clone(), amount, note };
     gateway.leader.submit(command).await.map_err(|error| match error {
         SubmitError::Rejected(Rejection::Invalid { field, what }) => bad(format!("{field}: {what}")),

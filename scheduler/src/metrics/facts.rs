@@ -49,7 +49,7 @@ impl Facts {
             facts.reserved += book.reserved;
         }
         facts.earned = state.nodes().values().fold(PicoPoints::ZERO, |sum, node| sum + node.earned);
-        facts.entries = state.ledger().entries();
+        facts.entries = state.ledger().entries() - state.ledger().grants();
         facts
     }
 

@@ -21,16 +21,16 @@ pub(super) fn set(state: &State, queue: String, budget: Option<Budget>) -> Resul
 
 pub(super) fn grant(
     state: &State,
-    id: String,
+    name: String,
     queue: String,
     points: PicoPoints,
     note: String,
 ) -> Result<Decision, Rejection> {
     state.cell().ok_or(Rejection::NotStarted)?;
     check_account("queue", &queue)?;
-    check_name("id", &id)?;
+    check_name("id", &name)?;
     let invalid = |field, what: &str| Err(Rejection::Invalid { field, what: what.into() });
-    if id.is_empty() {
+    if name.is_empty() {
         return invalid("id", "must not be empty");
     }
     if queue == DEFAULT_QUEUE {
@@ -40,10 +40,12 @@ pub(super) fn grant(
     if points == PicoPoints::ZERO {
         return invalid("amount", "must be more than 0");
     }
-    if state.ledger().was_granted(&id) {
-        return Ok(Decision::default());
+    if let Some(before) = state.ledger().granted(&queue, &name) {
+        let other =
+            || invalid("id", &format!("grant {name} brought queue {queue} {before} points: name this one otherwise"));
+        return if before == points { Ok(Decision::default()) } else { other() };
     }
-    let entry = LedgerEntry::grant(id, queue, points, shorten(note));
+    let entry = LedgerEntry::grant(&name, queue, points, shorten(note));
     Ok(Decision { events: vec![Event::Transferred { entry }], ..Decision::default() })
 }
 
