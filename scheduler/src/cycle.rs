@@ -7,10 +7,10 @@
 use crate::displace::{self, Displaced};
 use crate::nodes::Nodes;
 use nightshift_placement::queue::{Held, Order, Queue, QueuedJob, Refusal, Tenant};
-use nightshift_placement::{AdmittedReason, Plan, Request, WaitingJob, WaitingTask, Weights, WhyNot};
+use nightshift_placement::{AdmittedReason, Batch, Plan, Request, WaitingJob, WaitingTask, Weights, WhyNot};
 use nightshift_state::{Job, Placement, State, TaskState};
 use nightshift_types::{Bytes, JobId, Milliseconds, PicoPoints, TaskId, TenantQueue, Timestamp};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 /// Tasks looked at in one cycle; the next cycle follows at once if there are more.
@@ -87,7 +87,7 @@ impl Cycle {
         nodes.estimates().prepare(&mut order.requests, now);
         let snapshot = nodes.snapshot(state, now, lease);
         let before = displace::possible(state, &order.requests).then(|| snapshot.clone());
-        let plan = nodes.pool().plan(snapshot, &order.requests, &Weights::default());
+        let plan = nodes.pool().plan_batch(snapshot, &order.requests, &Weights::default(), &Batch::default());
         nodes.estimates().promise(&plan, &order.requests);
         let displaced =
             before.map(|before| displace::for_refused(state, nodes, &tenants, (before, &plan), &order.requests));
@@ -135,7 +135,10 @@ impl Cycle {
     }
 
     fn remember(&mut self, decided: &Decided, state: &State, news: News, now: Timestamp) {
+        // One that got some of its tasks a place was not refused, though others wait.
+        let placed: HashSet<&JobId> = decided.placements.iter().map(|placement| &placement.task.job).collect();
         for (id, verdict) in &decided.verdicts {
+            let verdict = verdict.as_ref().filter(|_| !placed.contains(id));
             let (Some(why), Some(job)) = (verdict, state.job(id)) else {
                 self.refused.remove(id);
                 continue;

@@ -124,3 +124,38 @@ async fn a_queue_holds_no_more_than_its_quota() {
     plane.status("two", "completes", |s| s.completion_time.is_some()).await;
     plane.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gang_starts_together_or_waits_with_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let plane = Plane::start(folder.path()).await;
+    plane.apply_model().await;
+    let (first, second) = (plane.join("a").await, plane.join("b").await);
+    let mut first = open(&first, 2).await;
+    plane.apply_job("gang", &["[1]", "[2]", "[3]", "[4]"], json!({ "minParallelism": 3, "parallelism": 3 })).await;
+    let waits = plane.status("gang", "waits", |s| says(s, "WaitingForCapacity").is_some()).await;
+    let message = says(&waits, "WaitingForCapacity").unwrap();
+    assert!(message.contains("2 of the 3 that must start together fit"), "{message}");
+    assert_eq!(waits.active, Some(0));
+    // What it cannot use it does not hold.
+    plane.apply_job("single", &["[1]"], json!({})).await;
+    let single = first.assignment().await.unwrap();
+    let mut second = open(&second, 2).await;
+    let together = [second.assignment().await.unwrap(), second.assignment().await.unwrap()];
+    let third = first.assignment().await.unwrap();
+    first.succeed(&single.attempt, "1").await;
+    first.succeed(&third.attempt, "1").await;
+    for one in together {
+        second.succeed(&one.attempt, "1").await;
+    }
+    // The fourth goes by itself, wherever there is room.
+    let fourth = tokio::select! {
+        fourth = first.assignment() => (true, fourth.unwrap()),
+        fourth = second.assignment() => (false, fourth.unwrap()),
+    };
+    let session = if fourth.0 { &first } else { &second };
+    session.succeed(&fourth.1.attempt, "1").await;
+    let status = plane.status("gang", "completes", |s| s.completion_time.is_some()).await;
+    assert_eq!(status.progress.as_deref(), Some("4/4"));
+    plane.stop().await;
+}

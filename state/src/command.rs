@@ -310,6 +310,16 @@ pub enum Rejection {
         /// Its parallelism.
         limit: u32,
     },
+    /// Fewer of its tasks than must start together would run.
+    #[error("job {job} starts with {need} tasks together, its minParallelism, and {together} had a place")]
+    GangIncomplete {
+        /// The job.
+        job: JobId,
+        /// Tasks that would run.
+        together: u32,
+        /// Tasks that must.
+        need: u32,
+    },
     /// The quotes would exceed the job's bill.
     #[error("job {job} has {committed} of its maxCost {limit} charged or reserved; {quote} more is too much")]
     OverMaxCost {

@@ -168,6 +168,29 @@ fn nobodys_failures_are_not_counted_and_three_lost_nodes_are_poison() {
 }
 
 #[test]
+fn a_gang_is_committed_whole_or_not_at_all() {
+    let mut bench = Bench::new(&["n1"]);
+    bench.ok(admit("a", JobSpec { min_parallelism: 3, ..spec(4) }));
+    let plan = vec![placement("a", 0, "n1", 1), placement("a", 1, "n1", 1), placement("a", 2, "n9", 1)];
+    let submitted = bench.core.submit(Command::Place(plan), bench.now).unwrap();
+    let declined: Vec<_> = submitted.declined().iter().map(|(_, rejection)| rejection.clone()).collect();
+    use Rejection::*;
+    let incomplete = |r: &Rejection| matches!(r, GangIncomplete { together: 2, need: 3, .. });
+    assert!(matches!(declined[0], UnknownNode(_)) && declined[1..].iter().all(incomplete), "{declined:?}");
+    assert_eq!((declined.len(), bench.state().running().count()), (3, 0));
+    let plan = (0..3).map(|index| placement("a", index, "n1", 1)).collect();
+    bench.ok(Command::Place(plan));
+    assert_eq!(bench.state().running().count(), 3);
+    // Beyond the gang each is by itself; of the last ones all that are left go together.
+    for index in 0..3 {
+        bench.ok(succeed(attempt("a", index, 1), "n1"));
+    }
+    bench.ok(Command::Place(vec![placement("a", 3, "n1", 1)]));
+    assert_eq!(bench.state().running().count(), 1);
+    end(&bench);
+}
+
+#[test]
 fn limits_hold_within_one_plan() {
     let mut bench = Bench::new(&["n1"]);
     bench.ok(admit("a", JobSpec { parallelism: 2, max_cost: Some(PicoPoints(10)), ..spec(4) }));

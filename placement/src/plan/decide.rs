@@ -73,6 +73,7 @@ pub(crate) fn decide<'r, G: Ground<'r>>(
     for (at, request) in requests.iter().enumerate().filter(|(_, request)| request.gang > 1) {
         gangs.entry(&request.task.job).or_default().push(at);
     }
+    refusals.begin();
     let (spent, keeper, decisions) = (BTreeMap::new(), Keeper::default(), vec![None; requests.len()]);
     let mut turn = Turn { ground, refusals, requests, weights, spent, keeper, decisions };
     for (at, request) in requests.iter().enumerate() {
@@ -110,6 +111,9 @@ impl<'r, G: Ground<'r>> Turn<'_, 'r, G> {
         if let Some(known) = self.refusals.of(request, &ask, self.seen()) {
             return Err(known.into());
         }
+        if let Some(known) = self.refusals.alike(request, &ask) {
+            return Err(known.into());
+        }
         if let Some(taken) = self.ground.place(request, &ask, self.weights) {
             *self.spent.entry(&request.task.job).or_default() += taken.placed.quote;
             return Ok(taken);
@@ -118,6 +122,9 @@ impl<'r, G: Ground<'r>> Turn<'_, 'r, G> {
         why.kept = self.keeper.kept().len();
         let seen = Seen { version: self.ground.version(), kept: self.keeper.kept() };
         self.refusals.remember(request, &ask, seen, &why);
+        if request.gang <= 1 {
+            self.refusals.remember_alike(request, &ask, &why);
+        }
         Err(why.into())
     }
 

@@ -1,7 +1,8 @@
 //! In: refusals, with what was looked at → out: the same ones, where nothing changed since.
 //! Invariant: a remembered refusal is the one another look would give.
 //!
-//! So a batch of thousands before a full pool costs one look.
+//! So a batch of thousands before a full pool costs one look, and thousands of jobs that want the same cost one a plan: in a
+//! plan nothing is given back but what it took itself, so that what was refused once is refused to its end.
 
 use super::keep::Keep;
 use crate::estimate::ModelEstimate;
@@ -9,7 +10,8 @@ use crate::filter::Ask;
 use crate::view::Request;
 use crate::why::WhyNot;
 use nightshift_types::{Bytes, JobId, JobSpec, NodeId, PicoPoints, TaskId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 /// What a refusal is about: the nodes as tasks took from them, and what is kept of them.
@@ -24,6 +26,46 @@ pub(crate) struct Seen<'k> {
 pub(crate) struct Refusals {
     single: BTreeMap<JobId, Refusal>,
     gangs: BTreeMap<JobId, GangRefusal>,
+    /// Of this plan, whoever wanted it.
+    demands: HashMap<Demand, WhyNot>,
+}
+
+/// All of a request that the filters read.
+#[derive(Debug, Clone)]
+struct Demand {
+    spec: Arc<JobSpec>,
+    input: Bytes,
+    budget: Option<PicoPoints>,
+    estimate: ModelEstimate,
+}
+
+impl Demand {
+    fn new(request: &Request, ask: &Ask<'_>) -> Self {
+        let Ask { input, budget, estimate, .. } = *ask;
+        Self { spec: Arc::clone(&request.spec), input, budget, estimate }
+    }
+}
+
+impl PartialEq for Demand {
+    fn eq(&self, other: &Self) -> bool {
+        let (a, b) = (&*self.spec, &*other.spec);
+        let amounts = |spec: &JobSpec| (spec.memory, spec.reference, spec.model_digest, spec.model_size);
+        let limits = |spec: &JobSpec| (spec.max_latency, spec.max_price_per_hour, spec.max_cost, spec.min_trust_tier);
+        (self.input, self.budget, self.estimate) == (other.input, other.budget, other.estimate)
+            && (Arc::ptr_eq(&self.spec, &other.spec)
+                || (amounts(a) == amounts(b)
+                    && limits(a) == limits(b)
+                    && (&a.device_classes, &a.regions) == (&b.device_classes, &b.regions)
+                    && (&a.node_selector, &a.tolerations) == (&b.node_selector, &b.tolerations)))
+    }
+}
+
+impl Eq for Demand {}
+
+impl Hash for Demand {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        (self.spec.memory, self.spec.reference, self.spec.model_digest, self.input, self.budget).hash(hasher);
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -54,6 +96,21 @@ fn members<'r>(requests: impl Iterator<Item = &'r Request>) -> Vec<(TaskId, Opti
 }
 
 impl Refusals {
+    /// A plan begins.
+    pub fn begin(&mut self) {
+        self.demands.clear();
+    }
+
+    /// What was said in this plan of a request that wants the same.
+    pub fn alike(&self, request: &Request, ask: &Ask<'_>) -> Option<WhyNot> {
+        self.demands.get(&Demand::new(request, ask)).cloned()
+    }
+
+    /// Of a request by itself: not of one of a gang, which may give back what it took.
+    pub fn remember_alike(&mut self, request: &Request, ask: &Ask<'_>, why: &WhyNot) {
+        self.demands.insert(Demand::new(request, ask), why.clone());
+    }
+
     pub fn of(&self, request: &Request, ask: &Ask<'_>, seen: Seen<'_>) -> Option<WhyNot> {
         let last = self.single.get(&request.task.job)?;
         let demands = (last.input, last.budget, last.estimate) == (ask.input, ask.budget, ask.estimate);

@@ -26,21 +26,42 @@ pub(super) fn place(state: &State, placements: Vec<Placement>, now: Timestamp) -
     let cell = state.cell().ok_or(Rejection::NotStarted)?;
     let mut planned = Planned::default();
     let mut decision = Decision::default();
+    let mut accepted = Vec::new();
     for placement in placements {
         match place_one(state, cell, &mut planned, &placement, now) {
-            Ok((attempt, drawn)) => {
-                let Placement { task: _, node, device, memory, quote } = placement;
+            Ok(one) => accepted.push((placement, one)),
+            Err(rejection) => decision.declined.push((placement, rejection)),
+        }
+    }
+    let mut changed: BTreeSet<JobId> = BTreeSet::new();
+    for (placement, (attempt, drawn)) in accepted {
+        match whole_gang(state, &planned, &placement.task.job) {
+            Ok(()) => {
+                let Placement { task, node, device, memory, quote } = placement;
                 let effect =
                     Effect::Dispatch { attempt: attempt.clone(), node: node.clone(), device: device.clone(), memory };
                 decision.effects.push(effect);
                 decision.events.push(Event::TaskPlaced { attempt, node, device, memory, quote, drawn });
+                changed.insert(task.job);
             }
             Err(rejection) => decision.declined.push((placement, rejection)),
         }
     }
-    let changed = planned.jobs.into_keys().map(|job| Effect::JobChanged { job });
-    decision.effects.extend(changed);
+    decision.effects.extend(changed.into_iter().map(|job| Effect::JobChanged { job }));
     Ok(decision)
+}
+
+/// A job that starts as a gang starts whole: what would leave it with fewer is declined, all of it. What the others of its
+/// queue could have spent instead is theirs in the next plan.
+fn whole_gang(state: &State, planned: &Planned<'_>, id: &JobId) -> Result<(), Rejection> {
+    let (Some(job), Some((more, _))) = (state.job(id), planned.jobs.get(id)) else { return Ok(()) };
+    let together = job.running + more;
+    // Of fewer tasks than that all that are left go together.
+    let need = job.spec.min_parallelism.min(job.running + job.waiting());
+    if together < need {
+        return Err(Rejection::GangIncomplete { job: id.clone(), together, need });
+    }
+    Ok(())
 }
 
 /// The attempt it makes, and whether its queue's own balance pays.
