@@ -172,8 +172,9 @@ impl Watch {
         let mut round = Round { sense, seen: Seen::default(), started: Instant::now() };
         round.look(&inner);
         std::thread::Builder::new().name("nightshift-owner".into()).spawn(move || {
+            let alarm = Alarm(inner.clone());
             while inner.wait() {
-                round.look(&inner);
+                round.look(&alarm.0);
             }
         })?;
         Ok(watch)
@@ -236,6 +237,21 @@ impl Inner {
     }
 }
 
+/// If nobody looks any more, nothing may run.
+struct Alarm(Arc<Inner>);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        if !state.ended {
+            let message = "what looks after the owner has failed: restart the agent".to_string();
+            error!(message);
+            state.verdict = Verdict::Pause(Pause { reason: super::Cause::Paused, message });
+            self.0.verdicts.send_replace(state.verdict.clone());
+        }
+    }
+}
+
 struct Round<S> {
     sense: S,
     seen: Seen,
@@ -279,5 +295,58 @@ fn same(a: &Verdict, b: &Verdict) -> bool {
         (Verdict::Work, Verdict::Work) => true,
         (Verdict::Pause(Pause { reason: a, .. }), Verdict::Pause(Pause { reason: b, .. })) => a == b,
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Broken(u32);
+    impl Sense for Broken {
+        fn look(&mut self, _: &Rules, _: Instant) -> Signals {
+            self.0 += 1;
+            assert!(self.0 < 2, "as asked");
+            Signals::default()
+        }
+        fn source(&self) -> Option<String> {
+            None
+        }
+    }
+
+    #[tokio::test]
+    async fn when_nobody_looks_any_more_nothing_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let watch = Watch::start(Rules::default(), dir.path().join("owner.json"), Broken(0)).unwrap();
+        let mut verdicts = watch.verdicts();
+        let paused = verdicts.wait_for(|verdict| *verdict != Verdict::Work).await.unwrap().clone();
+        assert!(matches!(paused, Verdict::Pause(pause) if pause.message.contains("has failed")));
+    }
+
+    #[tokio::test]
+    async fn a_pause_is_kept_and_ends_by_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("owner.json");
+        struct Nobody;
+        impl Sense for Nobody {
+            fn look(&mut self, _: &Rules, _: Instant) -> Signals {
+                Signals::default()
+            }
+            fn source(&self) -> Option<String> {
+                None
+            }
+        }
+        let start = || Watch::start(Rules::default(), file.clone(), Nobody).unwrap();
+        let watch = start();
+        watch.say(Manual::Paused).unwrap();
+        watch.verdicts().wait_for(|verdict| *verdict != Verdict::Work).await.unwrap();
+        watch.end();
+        let watch = start();
+        assert_ne!(watch.now().verdict, Verdict::Work, "after a restart");
+        watch.say(Manual::Until(Timestamp::now())).unwrap();
+        watch.verdicts().wait_for(|verdict| *verdict == Verdict::Work).await.unwrap();
+        watch.end();
+        std::fs::write(&file, "{").unwrap();
+        assert_ne!(start().now().verdict, Verdict::Work, "a damaged file");
     }
 }

@@ -12,11 +12,12 @@ use crate::owner::socket;
 use crate::owner::watch::{Sense, Watch};
 use crate::session::{Owner, Policy};
 use std::future::Future;
+use std::io::IsTerminal;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -95,11 +96,12 @@ pub(super) fn close(data: &DataDir) {
 /// Reads the owner's file again whenever it changes, and on SIGHUP.
 pub(super) async fn reload(reload: Option<Reload>, started: Started) {
     let Some(Reload { path: Some(path), args: Some(args) }) = reload else { return };
-    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+    // In a terminal SIGHUP means that the terminal is gone, and ends us as it ends any program.
+    let mut hangups = (!std::io::stdin().is_terminal()).then(|| signal(SignalKind::hangup()).ok()).flatten();
     let mut before = stamp(&path);
     loop {
         tokio::select! {
-            _ = hangup.recv() => {}
+            () = hung_up(&mut hangups) => {}
             () = tokio::time::sleep(LOOK) => {
                 let now = stamp(&path);
                 if now == before {
@@ -117,6 +119,13 @@ pub(super) async fn reload(reload: Option<Reload>, started: Started) {
             }
             Err(problem) => warn!(problem, "the config has a mistake; the old values stay"),
         }
+    }
+}
+
+async fn hung_up(hangups: &mut Option<Signal>) {
+    match hangups {
+        Some(hangups) => drop(hangups.recv().await),
+        None => std::future::pending().await,
     }
 }
 

@@ -18,6 +18,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -51,8 +52,17 @@ struct Paused {
     at: Instant,
     wall: Timestamp,
     before: Held,
-    /// The last worker is on its way out, or gone.
-    released: bool,
+    /// Waits for the last worker's end.
+    release: Option<AbortHandle>,
+}
+
+impl Drop for Paused {
+    /// Who waits for all workers' ends would wait for those of new work too, and keep their places.
+    fn drop(&mut self) {
+        if let Some(release) = &self.release {
+            release.abort();
+        }
+    }
 }
 
 fn look() -> Held {
@@ -81,7 +91,7 @@ impl Shell {
             return self.core.tell_away(away, around);
         }
         let before = look();
-        let paused = Paused { at: Instant::now(), wall: Timestamp::now(), before, released: false };
+        let paused = Paused { at: Instant::now(), wall: Timestamp::now(), before, release: None };
         self.guest.paused = Some(paused);
         // Idle models go at once; those of work that is handed back with it.
         let executor = self.parts.runner.executor.clone();
@@ -92,14 +102,15 @@ impl Shell {
     /// Once nothing runs any more, waits for the end of the workers and looks.
     pub(super) fn release_if_quiet(&mut self) {
         let Some(paused) = self.guest.paused.as_mut().filter(|_| self.running.is_empty()) else { return };
-        if std::mem::replace(&mut paused.released, true) {
+        if paused.release.is_some() {
             return;
         }
         let (executor, events) = (self.parts.runner.executor.clone(), self.events.clone());
-        tokio::spawn(async move {
+        let release = tokio::spawn(async move {
             executor.release().await;
             let _ = events.send(Event::Released(look())).await;
         });
+        paused.release = Some(release.abort_handle());
     }
 
     /// The workers are gone: is their memory?

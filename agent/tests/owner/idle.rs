@@ -1,7 +1,8 @@
 //! The idle sources against real counterparts: an X server, a message bus with a logind on it, a compositor.
 
-use nightshift_agent::owner::idle::{IdleSource, Logind, Wayland, X11};
+use nightshift_agent::owner::idle::{IdleSource, Logind, Mutter, Places, Wayland, X11, choose};
 use std::io::Read;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ impl Drop for Killed {
 fn until(what: &str, mut done: impl FnMut() -> bool) {
     let began = Instant::now();
     while !done() {
-        assert!(began.elapsed() < Duration::from_secs(20), "not in time: {what}");
+        assert!(began.elapsed() < Duration::from_secs(30), "not in time: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
@@ -83,17 +84,50 @@ impl Manager {
     }
 }
 
-#[test]
-fn logind_tells_since_when_every_session_is_idle() {
+/// A message bus of our own, and its address; `None`, said aloud, where it is not installed.
+fn message_bus(folder: &Path) -> Option<(Killed, String)> {
     if !installed("dbus-daemon") {
-        return;
+        return None;
     }
-    let folder = tempfile::tempdir().unwrap();
-    let address = format!("unix:path={}", folder.path().join("bus").display());
+    let address = format!("unix:path={}", folder.join("bus").display());
     let mut daemon = Command::new("dbus-daemon");
     daemon.args(["--session", "--nofork", "--print-address", "--address", &address]);
     let mut daemon = Killed(daemon.stdout(Stdio::piped()).spawn().unwrap());
     let _ = daemon.0.stdout.take().unwrap().read(&mut [0; 16]).unwrap();
+    Some((daemon, address))
+}
+
+/// As much of GNOME's compositor as anybody asks.
+struct Monitor;
+
+#[zbus::interface(name = "org.gnome.Mutter.IdleMonitor")]
+impl Monitor {
+    fn get_idletime(&self) -> u64 {
+        181_000
+    }
+}
+
+#[test]
+fn gnome_tells_how_long_nobody_touched_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some((daemon, address)) = message_bus(folder.path()) else { return };
+    assert!(Mutter::open(Some(&address)).is_err(), "a bus without GNOME");
+    let builder = zbus::blocking::connection::Builder::address(address.as_str()).unwrap();
+    let builder = builder.name("org.gnome.Mutter.IdleMonitor").unwrap();
+    let bus = builder.serve_at("/org/gnome/Mutter/IdleMonitor/Core", Monitor).unwrap().build().unwrap();
+    let mut source = Mutter::open(Some(&address)).unwrap();
+    assert_eq!(source.idle().unwrap(), Duration::from_secs(181));
+    let places = Places { session_bus: Some(address), bus: Some("unix:path=/nowhere".into()), ..Places::default() };
+    let (_, chosen) = choose(&places, usize::MAX).unwrap();
+    assert_eq!(chosen.name(), "GNOME (Mutter's IdleMonitor)", "better than logind and devices");
+    drop((daemon, bus));
+    until("it is gone", || source.idle().is_err());
+}
+
+#[test]
+fn logind_tells_since_when_every_session_is_idle() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some((daemon, address)) = message_bus(folder.path()) else { return };
     assert!(Logind::open(Some(&address)).is_err(), "a bus without logind");
 
     let path = "/org/freedesktop/login1";

@@ -58,6 +58,7 @@ impl Guest {
         let sense = Machine::new(roots, std::process::id(), || Places {
             roots: Roots { proc: "/nowhere".into(), sys: "/nowhere".into(), dev: "/nowhere".into() },
             bus: Some("unix:path=/nowhere".into()),
+            session_bus: Some("unix:path=/nowhere".into()),
             ..Places::default()
         });
         let change = |config: &mut Config| config.rules.resume_after = std::time::Duration::ZERO;

@@ -8,6 +8,8 @@ mod devices;
 mod logind;
 pub mod macos;
 #[cfg(target_os = "linux")]
+mod mutter;
+#[cfg(target_os = "linux")]
 mod wayland;
 #[cfg(target_os = "linux")]
 mod x11;
@@ -16,6 +18,8 @@ use super::Roots;
 pub use devices::Devices;
 #[cfg(target_os = "linux")]
 pub use logind::Logind;
+#[cfg(target_os = "linux")]
+pub use mutter::Mutter;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 #[cfg(target_os = "linux")]
@@ -38,6 +42,8 @@ pub struct Places {
     pub roots: Roots,
     /// D-Bus address of the system bus; `None`: the system's.
     pub bus: Option<String>,
+    /// D-Bus address of the session's bus; `None`: the session's.
+    pub session_bus: Option<String>,
     /// `DISPLAY` values to try.
     pub displays: Vec<String>,
     /// Wayland sockets to try.
@@ -78,31 +84,32 @@ impl Places {
 /// The best source that works here and its rank, 0 is best; `None`: nobody can tell, as on a server without a console.
 #[cfg(target_os = "linux")]
 pub fn choose(places: &Places, better_than: usize) -> Option<(usize, Box<dyn IdleSource>)> {
-    let mut open: Vec<Open<'_>> = Vec::new();
+    let mut open: Vec<(usize, Open<'_>)> = Vec::new();
     for path in &places.compositors {
-        open.push(Box::new(move || Ok(Box::new(Wayland::open(path)?))));
+        open.push((0, Box::new(move || Ok(Box::new(Wayland::open(path)?)))));
     }
-    for display in &places.displays {
-        open.push(Box::new(move || Ok(Box::new(X11::open(display)?))));
+    open.push((1, Box::new(|| Ok(Box::new(Mutter::open(places.session_bus.as_deref())?)))));
+    // Under Wayland an X server sees the input of old programs alone.
+    for display in places.displays.iter().filter(|_| places.compositors.is_empty()) {
+        open.push((2, Box::new(move || Ok(Box::new(X11::open(display)?)))));
     }
-    open.push(Box::new(|| Ok(Box::new(Logind::open(places.bus.as_deref())?))));
-    open.push(Box::new(|| Ok(Box::new(Devices::open(&places.roots)?))));
-    first(&open, better_than)
+    open.push((3, Box::new(|| Ok(Box::new(Logind::open(places.bus.as_deref())?)))));
+    open.push((4, Box::new(|| Ok(Box::new(Devices::open(&places.roots)?)))));
+    first(open, better_than)
 }
 
 /// On a Mac the system itself.
 #[cfg(not(target_os = "linux"))]
 pub fn choose(places: &Places, better_than: usize) -> Option<(usize, Box<dyn IdleSource>)> {
     let _ = places;
-    let open: Vec<Box<dyn Fn() -> anyhow::Result<Box<dyn IdleSource>>>> =
-        vec![Box::new(|| Ok(Box::new(macos::IoKit::open()?)))];
-    first(&open, better_than)
+    let open: Vec<(usize, Open<'_>)> = vec![(0, Box::new(|| Ok(Box::new(macos::IoKit::open()?))))];
+    first(open, better_than)
 }
 
 type Open<'a> = Box<dyn Fn() -> anyhow::Result<Box<dyn IdleSource>> + 'a>;
 
-fn first(open: &[Open<'_>], better_than: usize) -> Option<(usize, Box<dyn IdleSource>)> {
-    open.iter().take(better_than).enumerate().find_map(|(rank, open)| match open() {
+fn first(open: Vec<(usize, Open<'_>)>, better_than: usize) -> Option<(usize, Box<dyn IdleSource>)> {
+    open.into_iter().filter(|(rank, _)| *rank < better_than).find_map(|(rank, open)| match open() {
         Ok(source) => Some((rank, source)),
         Err(error) => {
             tracing::debug!(rank, error = format!("{error:#}"), "an idle source does not work here");

@@ -1,10 +1,12 @@
-//! The X server's screen saver extension: the time since the last input, exactly.
+//! The X server's screen saver extension: the time since the last input, exactly. Not that of Xwayland, which sees only what
+//! is meant for old programs.
 
 use super::IdleSource;
-use anyhow::Context;
+use anyhow::{Context, bail};
 use std::time::Duration;
 use x11rb::connection::Connection;
-use x11rb::protocol::screensaver::ConnectionExt;
+use x11rb::protocol::screensaver::ConnectionExt as _;
+use x11rb::protocol::xproto::ConnectionExt as _;
 use x11rb::rust_connection::RustConnection;
 
 /// One display.
@@ -20,6 +22,11 @@ impl X11 {
     pub fn open(display: &str) -> anyhow::Result<Self> {
         let (connection, screen) = RustConnection::connect(Some(display)).context("no X server")?;
         let root = connection.setup().roots.get(screen).context("the X server has no screen")?.root;
+        let xwayland =
+            connection.query_extension(b"XWAYLAND").context("no X server")?.reply().context("no X server")?;
+        if xwayland.present {
+            bail!("this X server is Xwayland");
+        }
         let mut source = Self { connection, root, display: display.into() };
         source.idle()?;
         Ok(source)
