@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use kube::api::Api;
 use nightshift_crds::{InferenceJob, JobState};
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 const EXAMPLES: &str = "\
@@ -45,6 +46,8 @@ pub struct Explanation {
     reason: Option<String>,
     message: Option<String>,
     suggestion: Option<String>,
+    suggestions: Vec<String>,
+    misses: Vec<Count>,
     nodes: Option<Nodes>,
     queue: Option<Queue>,
     tasks: Vec<Task>,
@@ -115,7 +118,7 @@ fn from_object(namespace: &str, job: &InferenceJob) -> serde_json::Value {
 
 /// The explanation for a person.
 pub fn text(job: &JobName, explanation: &Explanation) -> String {
-    let Explanation { state, reason, message, suggestion, nodes, queue, tasks } = explanation;
+    let Explanation { state, reason, message, suggestion, suggestions, misses, nodes, queue, tasks } = explanation;
     let mut text = format!("{job} is {}", state.as_deref().unwrap_or("Pending"));
     if let Some(reason) = some(reason) {
         let _ = write!(text, ": {reason}");
@@ -124,18 +127,20 @@ pub fn text(job: &JobName, explanation: &Explanation) -> String {
     if let Some(message) = some(message) {
         let _ = writeln!(text, "  {message}");
     }
-    if let Some(suggestion) = some(suggestion) {
-        let _ = writeln!(text, "\nWhat would help\n  {suggestion}");
+    let first = some(suggestion).map(str::to_owned);
+    let others = suggestions.iter().filter(|other| Some(other.as_str()) != first.as_deref()).cloned();
+    for (position, help) in first.iter().cloned().chain(others).enumerate() {
+        let _ = writeln!(text, "{}  {help}", if position == 0 { "\nWhat would help\n" } else { "" });
     }
     if let Some(Queue { name, turn: Some(turn) }) = queue {
         let _ = writeln!(text, "\nIts turn in queue {name}\n  {turn}");
     }
     if let Some(nodes) = nodes.as_ref().filter(|nodes| !nodes.counts.is_empty()) {
-        let rows = nodes.counts.iter().map(|count| {
-            vec![count.count.to_string(), count.reason.clone(), count.message.clone().unwrap_or_default()]
-        });
-        let table = output::table(&["NODES", "REASON", "MEANS"], &rows.collect::<Vec<_>>());
-        let _ = write!(text, "\nWhy not ({} nodes)\n{}", nodes.total, indented(&table));
+        let _ = write!(text, "\nWhy not ({} nodes)\n{}", nodes.total, count_table(&nodes.counts));
+        // The same again where no node lacks two things.
+        if counted(misses) != counted(&nodes.counts) && !misses.is_empty() {
+            let _ = write!(text, "\nEach lack by itself, whatever else a node lacks\n{}", count_table(misses));
+        }
     }
     if !tasks.is_empty() {
         let _ = write!(text, "\n{}", task_table(tasks));
@@ -145,6 +150,17 @@ pub fn text(job: &JobName, explanation: &Explanation) -> String {
 
 fn some(text: &Option<String>) -> Option<&str> {
     text.as_deref().filter(|text| !text.is_empty())
+}
+
+fn counted(counts: &[Count]) -> BTreeMap<&str, u64> {
+    counts.iter().map(|count| (count.reason.as_str(), count.count)).collect()
+}
+
+fn count_table(counts: &[Count]) -> String {
+    let row =
+        |count: &Count| vec![count.count.to_string(), count.reason.clone(), count.message.clone().unwrap_or_default()];
+    let rows: Vec<_> = counts.iter().map(row).collect();
+    indented(&output::table(&["NODES", "REASON", "MEANS"], &rows))
 }
 
 fn indented(text: &str) -> String {

@@ -43,6 +43,11 @@ impl Count {
 
     pub(super) fn add(&mut self, reason: &Reason, node: &NodeView, ask: &Ask<'_>) {
         self.nodes += 1;
+        self.near(reason, node, ask);
+    }
+
+    /// Another device of a node that is counted: it may be nearer.
+    pub(super) fn near(&mut self, reason: &Reason, node: &NodeView, ask: &Ask<'_>) {
         match (&mut self.nearest, reason) {
             (Nearest::TrustTier(_, best), Reason::TrustTier { has, .. }) => *best = (*best).max(*has),
             (

@@ -19,12 +19,14 @@ pub struct WhyNot {
     pub total: usize,
     /// By number of nodes, most first, then in the filters' order. The numbers sum to `total`.
     pub counts: Vec<Count>,
+    /// By dimension, in the filters' order: the nodes that fail it, whatever else they fail, and how near the nearest is.
+    pub misses: Vec<Count>,
     /// Of a gang: how many of those that must start together have a place; the counts are for the next one.
     pub together: Option<Together>,
     /// Devices or places that were kept for tasks that waited too long: they count as full.
     pub kept: usize,
     reason: AdmittedReason,
-    suggestion: Option<Suggestion>,
+    suggestions: Vec<Suggestion>,
 }
 
 /// A gang that cannot start.
@@ -74,30 +76,29 @@ impl WhyNot {
     /// Looks at every node again, this time at every filter. Nodes that fit are not counted: ask only for a refused task.
     pub fn explain<'n>(nodes: impl Iterator<Item = &'n NodeView>, ask: &Ask<'_>) -> Self {
         let mut counts: Vec<Option<Count>> = vec![None; ReasonKind::ALL.len()];
-        let mut changes = Vec::new();
+        let (mut changes, mut misses) = (Vec::new(), vec![None; ReasonKind::ALL.len()]);
         let mut reason = AdmittedReason::NoMatchingNode;
         let mut total = 0;
         for node in nodes {
             let Err(first) = filter(node, ask) else { continue };
             total += 1;
-            match &mut counts[first.kind() as usize] {
-                Some(count) => count.add(&first, node, ask),
-                empty => *empty = Some(Count::new(&first, node, ask)),
-            }
+            add(&mut counts, &first, node, ask);
             let devices = devices_failures(node, ask);
+            miss(&mut misses, &devices, node, ask);
             reason = reason.max(devices.iter().map(|reasons| outlook(reasons)).max().unwrap_or(reason));
             changes.extend(suggest::changes(&devices, node, ask));
         }
         let mut counts: Vec<Count> = counts.into_iter().flatten().collect();
         counts.sort_by_key(|count| (std::cmp::Reverse(count.nodes), count.kind));
-        let suggestion = suggest::choose(total, changes);
-        Self { total, counts, together: None, kept: 0, reason, suggestion }
+        let (misses, suggestions) = (misses.into_iter().flatten().collect(), suggest::all(total, changes));
+        Self { total, counts, misses, together: None, kept: 0, reason, suggestions }
     }
 
     /// Of a gang of which too few wait.
     pub(crate) fn none_waits() -> Self {
         let reason = AdmittedReason::WaitingForCapacity;
-        Self { total: 0, counts: Vec::new(), together: None, kept: 0, reason, suggestion: None }
+        let (counts, misses, suggestions) = (Vec::new(), Vec::new(), Vec::new());
+        Self { total: 0, counts, misses, together: None, kept: 0, reason, suggestions }
     }
 
     /// The word for the job's `Admitted` condition.
@@ -111,13 +112,19 @@ impl WhyNot {
 
     /// The one change that would make it fit on most nodes; `None` where no single change does.
     pub fn suggestion(&self) -> Option<&Suggestion> {
-        self.suggestion.as_ref()
+        self.suggestions.first()
+    }
+
+    /// Each single change that would make it fit on some nodes, the best first; for amounts the nearest, and the one that is
+    /// enough for all that lack nothing else.
+    pub fn suggestions(&self) -> &[Suggestion] {
+        &self.suggestions
     }
 
     /// The counted reasons and the suggestion: the condition's message.
     pub fn message(&self) -> String {
         let mut text = self.to_string();
-        if let Some(suggestion) = &self.suggestion {
+        if let Some(suggestion) = self.suggestion() {
             text += &format!("; {suggestion}");
         }
         match self.kept {
@@ -144,6 +151,27 @@ impl fmt::Display for WhyNot {
             write!(f, "{}{count}", if position > 0 { ", " } else { "" })?;
         }
         Ok(())
+    }
+}
+
+fn add(counts: &mut [Option<Count>], reason: &Reason, node: &NodeView, ask: &Ask<'_>) {
+    match &mut counts[reason.kind() as usize] {
+        Some(count) => count.add(reason, node, ask),
+        empty => *empty = Some(Count::new(reason, node, ask)),
+    }
+}
+
+/// Counts a node once in each dimension that all its devices fail, as the nearest of them does.
+fn miss(misses: &mut [Option<Count>], devices: &[Vec<Reason>], node: &NodeView, ask: &Ask<'_>) {
+    let Some((first, others)) = devices.split_first() else { return };
+    for reason in first {
+        let same = |reasons: &Vec<Reason>| reasons.iter().find(|other| other.kind() == reason.kind()).copied();
+        let all: Option<Vec<Reason>> = others.iter().map(same).collect();
+        let Some(all) = all else { continue };
+        add(misses, reason, node, ask);
+        if let Some(count) = &mut misses[reason.kind() as usize] {
+            all.iter().for_each(|other| count.near(other, node, ask));
+        }
     }
 }
 

@@ -10,6 +10,9 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt;
 
+/// Changes that are named.
+const MOST: usize = 12;
+
 /// One change and the nodes that would fit after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Suggestion {
@@ -87,19 +90,26 @@ fn cure(reason: &Reason, node: &NodeView, ask: &Ask<'_>) -> Option<Change> {
     })
 }
 
-/// The nearest change of each kind, then the kind with most nodes; of equals the first in the order of [`Change`].
-pub(super) fn choose(total: usize, changes: Vec<Change>) -> Option<Suggestion> {
+/// What would help, the best first: the nearest change of each kind, that with most nodes first and waiting last, of equals
+/// the first in the order of [`Change`]; then, for amounts, the change that is enough for every node that fails by it alone.
+pub(super) fn all(total: usize, changes: Vec<Change>) -> Vec<Suggestion> {
     if total == 0 {
-        return Some(Suggestion { change: Change::JoinNode, nodes: 0 });
+        return vec![Suggestion { change: Change::JoinNode, nodes: 0 }];
     }
     let mut groups: BTreeMap<Key, Suggestion> = BTreeMap::new();
     for change in changes {
         groups.entry(change.key()).or_insert(Suggestion { change, nodes: 0 }).nodes += 1;
     }
+    let mut furthest: BTreeMap<u8, Suggestion> = BTreeMap::new();
+    for (key, group) in groups.iter().filter(|(_, group)| group.change.measured()) {
+        let so_far = furthest.get(&key.kind).map_or(0, |nearer| nearer.nodes);
+        furthest.insert(key.kind, Suggestion { change: group.change.clone(), nodes: so_far + group.nodes });
+    }
     let mut nearest: Vec<(Key, Suggestion)> = groups.into_iter().collect();
     nearest.dedup_by(|later, first| later.0.kind == first.0.kind && later.1.change.measured());
-    let best = nearest.into_iter().min_by_key(|(key, group)| (group.change.waits(), Reverse(group.nodes), key.clone()));
-    best.map(|(_, suggestion)| suggestion)
+    furthest.retain(|_, all| nearest.iter().all(|(_, near)| near.change != all.change));
+    nearest.sort_by_key(|(key, group)| (group.change.waits(), Reverse(group.nodes), key.clone()));
+    nearest.into_iter().map(|(_, near)| near).chain(furthest.into_values()).take(MOST).collect()
 }
 
 /// Orders changes: by kind, then the smaller change, then by name.

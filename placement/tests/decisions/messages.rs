@@ -162,3 +162,26 @@ fn a_passing_reason_does_not_hide_a_lasting_one() {
     assert_eq!(why.admitted_reason(), AdmittedReason::WaitingForCapacity);
     assert!(matches!(why.suggestion().unwrap().change, Change::Wait(_)));
 }
+
+#[test]
+fn each_lack_by_itself_and_each_change_that_would_help() {
+    let full = nodes("full", 3, |n| {
+        n.devices[0].free = Bytes::gibi(4);
+        n.price_per_hour = points("0.3");
+    });
+    let dear = nodes("dear", 2, |n| n.price_per_hour = points("0.24"));
+    let dearer = nodes("dearer", 9, |n| n.price_per_hour = points("0.5"));
+    let why = why([full, dear, dearer].concat(), |s| s.max_price_per_hour = Some(points("0.1")));
+    let words = |counts: &[nightshift_placement::Count]| counts.iter().map(ToString::to_string).collect::<Vec<_>>();
+    // A node counts once among the reasons, and in each dimension that it lacks.
+    assert_eq!(
+        words(&why.counts),
+        ["11 over 0.10 points/h (cheapest 0.24)", "3 too little memory (need 6Gi, best free 4Gi)"]
+    );
+    assert_eq!(
+        words(&why.misses),
+        ["3 too little memory (need 6Gi, best free 4Gi)", "14 over 0.10 points/h (cheapest 0.24)"]
+    );
+    let help: Vec<String> = why.suggestions().iter().map(ToString::to_string).collect();
+    assert_eq!(help, ["at 0.24 points/h, 2 nodes would fit", "at 0.50 points/h, 11 nodes would fit"]);
+}

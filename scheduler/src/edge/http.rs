@@ -183,9 +183,9 @@ async fn explain(
     let status = status::of_job(&before, job, waits.as_ref(), "", job.spec.generation, now);
     let why = waits.as_ref().and_then(|waits| waits.why.as_ref());
     let failed = status.conditions.iter().rev().find(|c| Some(&c.reason) == status.reason.as_ref());
-    let counts = |why: &nightshift_placement::WhyNot| -> Vec<Value> {
+    let counts = |counts: &[nightshift_placement::Count]| -> Vec<Value> {
         let count = |c: &nightshift_placement::Count| json!({ "reason": c.kind.as_str(), "count": c.nodes, "message": c.to_string() });
-        why.counts.iter().map(count).collect()
+        counts.iter().map(count).collect()
     };
     Ok(Json(json!({
         "job": format!("{namespace}/{name}"),
@@ -193,7 +193,9 @@ async fn explain(
         "reason": status.reason,
         "message": failed.map(|condition| condition.message.clone()),
         "suggestion": why.and_then(|why| why.suggestion()).map(ToString::to_string),
-        "nodes": why.map(|why| json!({ "total": why.total, "counts": counts(why) })),
+        "suggestions": why.map(|why| why.suggestions().iter().map(ToString::to_string).collect::<Vec<_>>()),
+        "misses": why.map(|why| counts(&why.misses)),
+        "nodes": why.map(|why| json!({ "total": why.total, "counts": counts(&why.counts) })),
         "queue": { "name": job.spec.queue, "turn": turn(&gateway.leader, job) },
         "cost": status.cost,
         "tasks": job.tasks.iter().enumerate().take(1000).map(|(index, task)| explain_task(index, task)).collect::<Vec<_>>(),
