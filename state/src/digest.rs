@@ -68,6 +68,8 @@ impl State {
                 .points(node.earned)
                 .number(node.succeeded)
                 .number(node.failed);
+            let (good, bad) = node.evidence.millionths();
+            sink.number(good).number(bad);
         }
         sink.number(self.tokens.len() as u64);
         for (id, token) in &self.tokens {

@@ -4,7 +4,7 @@
 use crate::event::{Event, JobResult, JobTerms, JobUpdate, OutputRef, Timings};
 use crate::ledger::{EntryKind, LedgerEntry};
 use crate::state::{Failure, Job, MAX_AVOID, MAX_FORGOTTEN, Node, Running, State, Success, Task, TaskState, Token};
-use nightshift_types::{AttemptId, FailureReason, JobId, JobSpec, NodeId, PicoPoints, Timestamp};
+use nightshift_types::{AttemptId, Evidence, FailureReason, Fault, JobId, JobSpec, NodeId, PicoPoints, Timestamp};
 use std::sync::Arc;
 
 /// Whether a failure counts against `backoffLimit` and slows the next attempt; the others are nobody's doing or the node's.
@@ -79,10 +79,10 @@ impl State {
         tier: nightshift_types::TrustTier,
     ) -> Option<()> {
         (!self.nodes.contains_key(node)).then_some(())?;
-        let (owner, earned) = (owner.to_owned(), PicoPoints::ZERO);
+        let (owner, earned, evidence) = (owner.to_owned(), PicoPoints::ZERO, Evidence::default());
         self.nodes.insert(
             node.clone(),
-            Node { owner, key_hash, tier, joined_at, revoked: false, earned, succeeded: 0, failed: 0 },
+            Node { owner, key_hash, tier, joined_at, revoked: false, earned, succeeded: 0, failed: 0, evidence },
         );
         Some(())
     }
@@ -184,11 +184,12 @@ impl State {
 
     fn succeed(&mut self, time: Timestamp, attempt: &AttemptId, output: &OutputRef, timings: &Timings) -> Option<()> {
         let (number, running) = self.release(attempt, None)?;
+        let job = self.jobs.get_mut(&number)?;
         if let Some(node) = self.nodes.get_mut(&running.node) {
             node.succeeded += 1;
             node.earned += running.quote;
+            node.judge(&job.spec, true);
         }
-        let job = self.jobs.get_mut(&number)?;
         job.cost += running.quote;
         job.succeeded += 1;
         job.tasks[attempt.task.index as usize].state = TaskState::Succeeded(Success {
@@ -213,12 +214,15 @@ impl State {
         requeue: Option<Timestamp>,
     ) -> Option<()> {
         let (number, running) = self.release(attempt, Some(time))?;
+        let job = self.jobs.get_mut(&number)?;
         // What we stopped says nothing of the node, and is no failure to tell of.
         let cancelled = matches!(reason, FailureReason::Cancelled | FailureReason::Preempted);
         if let Some(node) = self.nodes.get_mut(&running.node).filter(|_| !cancelled) {
             node.failed += 1;
+            if reason.fault() == Fault::Node {
+                node.judge(&job.spec, false);
+            }
         }
-        let job = self.jobs.get_mut(&number)?;
         let task = &mut job.tasks[attempt.task.index as usize];
         task.cancelled += u32::from(cancelled);
         task.preempted += u32::from(reason == FailureReason::Preempted);
@@ -325,6 +329,15 @@ fn set_terms(spec: &mut JobSpec, terms: &JobTerms) {
     (spec.max_cost, spec.memory, spec.node_selector) = (max_cost, memory, node_selector);
     (spec.tolerations, spec.min_trust_tier, spec.regions) = (tolerations, min_trust_tier, regions);
     (spec.queue, spec.priority, spec.min_parallelism) = (queue, priority, min_parallelism);
+}
+
+impl Node {
+    /// One more outcome for its reputation; of its owner's own work there is none to earn, and none to lose.
+    fn judge(&mut self, spec: &JobSpec, good: bool) {
+        if spec.queue != self.owner {
+            self.evidence.add(good);
+        }
+    }
 }
 
 impl Job {

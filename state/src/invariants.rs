@@ -38,6 +38,11 @@ impl State {
         ensure!(books.running == self.running, "the index of running attempts is not the tasks'");
         let unknown = self.running.keys().find(|node| !self.nodes.contains_key(node));
         ensure!(unknown.is_none(), "work runs on unknown node {unknown:?}");
+        for (id, node) in &self.nodes {
+            let (good, bad) = node.evidence.millionths();
+            let known = (good == 0 || node.succeeded > 0) && (bad == 0 || node.failed > 0);
+            ensure!(known && node.evidence.is_possible(), "node {id}: its reputation is not of its attempts");
+        }
         ensure!(self.forgotten.len() == self.forgotten_ids.len(), "the forgotten jobs differ");
         self.check_ledger(&books)
     }

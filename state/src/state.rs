@@ -4,8 +4,8 @@
 use crate::event::{JobResult, OutputRef, Timings};
 use crate::ledger::Ledger;
 use nightshift_types::{
-    AccountId, AttemptId, Bytes, CellId, Digest, Epoch, FailureReason, JobId, JobSpec, Milliseconds, NodeId,
-    PicoPoints, TaskId, Timestamp, TokenId, TrustTier,
+    AccountId, AttemptId, Bytes, CellId, Digest, Epoch, Evidence, FailureReason, JobId, JobSpec, Milliseconds, NodeId,
+    PicoPoints, Reputation, TaskId, Timestamp, TokenId, TrustTier,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -64,6 +64,18 @@ pub struct Node {
     pub succeeded: u64,
     /// Failed attempts, of every reason but that they were cancelled.
     pub failed: u64,
+    /// What its reputation is of: see [`Node::reputation`].
+    pub evidence: Evidence,
+}
+
+impl Node {
+    /// How far its work has earned trust. Good is an accepted result, bad an attempt that failed by the node's own fault
+    /// ([`nightshift_types::Fault::Node`]: lost nodes too); other failures count for nothing, and so does all work of a queue
+    /// that has the owner's name. Results are **accepted, not verified**: until replicas compare them, a node that answers
+    /// wrongly and in time has a good name.
+    pub fn reputation(&self) -> Reputation {
+        self.evidence.reputation()
+    }
 }
 
 /// A join token.

@@ -403,3 +403,58 @@ fn proving_runs_are_remembered() {
     assert_eq!(bench.state().proved(&digest), Some(reference));
     end(&bench);
 }
+
+#[test]
+fn a_nodes_reputation_is_of_what_was_its_own_doing() {
+    let mut bench = Bench::new(&["n1", "n2"]);
+    let name = |bench: &Bench, on: &str| bench.state().node(&node(on)).unwrap().reputation().permille();
+    bench.ok(admit("a", JobSpec { backoff_limit: 100, ..spec(40) }));
+    assert_eq!((name(&bench, "n1"), name(&bench, "n2")), (500, 500));
+    for index in 0..10 {
+        bench.ok(place("a", index, "n1", 1));
+        bench.ok(succeed(attempt("a", index, 1), "n1"));
+    }
+    assert_eq!((name(&bench, "n1"), name(&bench, "n2")), (914, 500));
+    // What it did not do: its owner came back, its book was out of date, we stopped it; a job's own input is bad.
+    bench.ok(Command::Place((10..13).map(|index| placement("a", index, "n1", 1)).collect()));
+    bench.ok(fail(attempt("a", 10, 1), "n1", FailureReason::OwnerActive));
+    let (node_1, message) = (node("n1"), String::new());
+    bench.ok(Command::Refuse { node: node_1, attempt: attempt("a", 11, 1), message: message.clone() });
+    bench.ok(Command::Preempt { attempts: vec![attempt("a", 12, 1)], message });
+    bench.ok(admit("bad", spec(1)));
+    bench.ok(place("bad", 0, "n1", 1));
+    bench.ok(fail(attempt("bad", 0, 1), "n1", FailureReason::InputInvalid));
+    assert_eq!(bench.state().node(&node("n1")).unwrap().failed, 3);
+    assert_eq!(name(&bench, "n1"), 914);
+    // What it did, its silence among it: each lowers it.
+    let mut before = 914;
+    for (index, reason) in (20..).zip(FailureReason::ALL.iter().filter(|reason| reason.fault() == Fault::Node)) {
+        bench.ok(place("a", index, "n1", 1));
+        let lost = *reason == FailureReason::NodeLost;
+        bench.ok(if lost { lose("n1") } else { fail(attempt("a", index, 1), "n1", *reason) });
+        assert!(name(&bench, "n1") < before, "{reason}");
+        before = name(&bench, "n1");
+    }
+    assert_eq!((before, name(&bench, "n2")), (597, 500));
+    end(&bench);
+}
+
+#[test]
+fn an_owners_own_work_earns_no_reputation_and_costs_none() {
+    let mut bench = Bench::new(&["n1"]);
+    let name = |bench: &Bench| bench.state().node(&node("n1")).unwrap().reputation().permille();
+    let amount = PicoPoints(100);
+    bench.ok(Command::Grant { id: "g".into(), queue: "owner-n1".into(), amount, note: String::new() });
+    bench.ok(admit("own", JobSpec { queue: "owner-n1".into(), ..spec(3) }));
+    bench.ok(place("own", 0, "n1", 1));
+    bench.ok(succeed(attempt("own", 0, 1), "n1"));
+    bench.ok(place("own", 1, "n1", 1));
+    bench.ok(fail(attempt("own", 1, 1), "n1", FailureReason::WorkerCrashed));
+    let known = bench.state().node(&node("n1")).unwrap();
+    assert_eq!((known.succeeded, known.failed, known.reputation()), (1, 1, Reputation::default()));
+    bench.ok(admit("other", spec(1)));
+    bench.ok(place("other", 0, "n1", 1));
+    bench.ok(succeed(attempt("other", 0, 1), "n1"));
+    assert_eq!(name(&bench), 666);
+    end(&bench);
+}

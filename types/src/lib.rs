@@ -6,6 +6,7 @@
 //! * [`job`]: the domain form of an InferenceJob, as the controller admits it
 //! * [`model`]: the domain form of a ModelArtifact
 //! * [`queue`]: the domain form of a TenantQueue; [`budget`]: what it may spend
+//! * [`reputation`]: how far a node's work has earned trust
 //! * [`reason`]: why an attempt failed, and whose fault that is
 
 pub mod budget;
@@ -15,6 +16,7 @@ pub mod job;
 pub mod model;
 pub mod queue;
 pub mod reason;
+pub mod reputation;
 pub mod units;
 
 pub use budget::{Budget, BudgetPeriod, DEFAULT_QUEUE};
@@ -24,4 +26,5 @@ pub use job::{InputRef, JobSpec, NodeSelector, Objective, Taint, TaintEffect, To
 pub use model::{Codec, CodecOptions, Dtype, ModelSpec, Port, Variant};
 pub use queue::{QueueTier, Quota, StopPolicy, TenantQueue, Usage, decayed};
 pub use reason::{FailureReason, Fault};
+pub use reputation::{Evidence, Reputation};
 pub use units::{Bytes, Milliseconds, PicoPoints, Timestamp, UnitError};
