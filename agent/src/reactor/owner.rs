@@ -13,6 +13,8 @@ use std::time::Duration;
 const REMEMBERED: usize = 256;
 /// The part of its expected time after which an attempt is "almost done".
 const ALMOST: f64 = 0.9;
+/// And before which: one that takes much longer than others did has another size, and nobody knows when it ends.
+const NO_LONGER: f64 = 1.5;
 
 /// How long attempts of a model take here, from the engine's start to the outcome: a moving average, the newer counts a
 /// quarter.
@@ -30,7 +32,8 @@ impl Pace {
     /// Whether an attempt that computes for so long should be over within `grace`.
     fn almost_done(&self, model: &Digest, since: Duration, grace: Duration) -> bool {
         let Some(expected) = self.0.get(model) else { return false };
-        since.as_secs_f64() >= expected.as_secs_f64() * ALMOST && expected.saturating_sub(since) <= grace
+        let part = since.as_secs_f64() / expected.as_secs_f64().max(1e-9);
+        (ALMOST..=NO_LONGER).contains(&part) && expected.saturating_sub(since) <= grace
     }
 }
 

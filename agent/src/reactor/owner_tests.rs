@@ -58,6 +58,7 @@ fn what_is_almost_done_may_end() {
         (118, GRACE / 2, false),      // 2 s left, 1 allowed
         (118, Duration::ZERO, false), // the owner allows none
         (130, GRACE, true),           // later than expected: any moment
+        (131, GRACE, false),          // so late that it must be a larger one
     ] {
         let mut core = computing();
         let actions = core.0.pause(away(), grace, &around(now));
