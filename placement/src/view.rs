@@ -3,8 +3,8 @@
 
 use crate::estimate::{Correction, ModelEstimate};
 use nightshift_types::{
-    Bytes, DeviceClass, Digest, JobSpec, Measured, Milliseconds, NodeId, PicoPoints, Taint, TaskId, Timestamp,
-    TrustTier,
+    Bytes, DeviceClass, Digest, JobSpec, Measured, Milliseconds, NodeId, PicoPoints, Reputation, Taint, TaskId,
+    Timestamp, TrustTier,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -105,6 +105,8 @@ pub struct NodeView {
     pub unavailable: Option<Unavailable>,
     /// How far the operator trusts it.
     pub tier: TrustTier,
+    /// How far its work has earned trust.
+    pub reputation: Reputation,
     /// Its ask; a negative one counts as zero.
     pub price_per_hour: PicoPoints,
     /// Where it stands.
@@ -126,7 +128,7 @@ pub struct NodeView {
 }
 
 impl NodeView {
-    /// A ready node of the least trust that has nothing: for struct update syntax.
+    /// A ready node of the least trust, without a name, that has nothing: for struct update syntax.
     pub fn new(id: NodeId) -> Self {
         Self {
             id,
@@ -134,6 +136,7 @@ impl NodeView {
             unschedulable: false,
             unavailable: None,
             tier: TrustTier::default(),
+            reputation: Reputation::default(),
             price_per_hour: PicoPoints::ZERO,
             region: String::new(),
             labels: BTreeMap::new(),

@@ -7,7 +7,9 @@
 use crate::displace::{self, Displaced};
 use crate::nodes::Nodes;
 use nightshift_placement::queue::{Held, Order, Queue, QueuedJob, Refusal, Tenant};
-use nightshift_placement::{AdmittedReason, Batch, Plan, Request, WaitingJob, WaitingTask, Weights, WhyNot};
+use nightshift_placement::{
+    AdmittedReason, Batch, Plan, ReasonKind, Request, WaitingJob, WaitingTask, Weights, WhyNot,
+};
 use nightshift_state::{Job, Placement, State, TaskState};
 use nightshift_types::{Bytes, JobId, Milliseconds, PicoPoints, TaskId, TenantQueue, Timestamp};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -47,7 +49,7 @@ struct Refused {
     at: Timestamp,
     /// What was true then.
     news: News,
-    /// Capacity may help: anything that ends is news.
+    /// Capacity may help, or another reputation: anything that ends is news.
     capacity: bool,
     /// Of the spec that was refused; another one is another question.
     generation: i64,
@@ -144,7 +146,8 @@ impl Cycle {
                 continue;
             };
             let count = self.refused.get(id).map_or(0, |refused| refused.count);
-            let capacity = why.admitted_reason() == AdmittedReason::WaitingForCapacity;
+            let named = why.counts.iter().any(|count| count.kind == ReasonKind::Reputation);
+            let capacity = named || why.admitted_reason() == AdmittedReason::WaitingForCapacity;
             let refused =
                 Refused { count: count.saturating_add(1), at: now, news, capacity, generation: job.spec.generation };
             self.refused.insert(id.clone(), refused);

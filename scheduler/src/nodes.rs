@@ -334,6 +334,7 @@ impl Nodes {
             let policy = inner.policies.get(id).cloned();
             let policy = policy.unwrap_or_else(|| Policy { tier: node.tier, ..Policy::default() });
             let mut view = view(id, policy, inner.live.get(id), state, &known, now);
+            view.reputation = node.reputation();
             view.ready = inner.listed && inner.live.get(id).is_some_and(|live| live.answers(now, lease));
             view
         });

@@ -3,7 +3,7 @@
 use nightshift_crds::{InferenceJobSpec, ModelArtifactSpec};
 use nightshift_scheduler::controller::convert::{self, Identity};
 use nightshift_scheduler::models::{ReadyModel, ReadyVariant};
-use nightshift_types::{Bytes, DeviceClass, Digest, Dtype, InputRef, Milliseconds, TaintEffect, TrustTier};
+use nightshift_types::{Bytes, DeviceClass, Digest, Dtype, InputRef, Milliseconds, Reputation, TaintEffect, TrustTier};
 use serde_json::{Value, json};
 
 fn manifest(more: Value) -> ModelArtifactSpec {
@@ -79,13 +79,14 @@ fn a_model_that_says_nothing_of_memory_gets_its_file_and_a_context() {
 fn a_job_takes_the_stricter_tier_and_its_own_memory() {
     let model = ready(&manifest(json!({})), TrustTier::Operator);
     let spec = job(json!({
-        "resources": { "deviceMemory": "6Gi" }, "maxPricePerHour": "0.25", "maxLatencyMilliseconds": 3000,
+        "resources": { "deviceMemory": "6Gi" }, "maxPricePerHour": "0.25", "maxLatencyMilliseconds": 3000, "minReputation": "0.80001",
         "tolerations": [{ "key": "gpu", "operator": "Exists", "effect": "NoSchedule" }], "activeDeadlineSeconds": 9,
     }));
     let identity = Identity { namespace: "ns", name: "j", generation: 4 };
     let job = convert::job_spec(identity, &spec, &model, &model.variants[0], vec![], 7).unwrap();
     assert_eq!(job.memory, Bytes::gibi(6));
     assert_eq!(job.min_trust_tier, TrustTier::Operator, "the model's is stricter than the default, Vetted");
+    assert_eq!(job.min_reputation, Some(Reputation::new(801)), "nothing below what it asks for passes");
     assert_eq!(job.max_price_per_hour.unwrap().to_string(), "0.25");
     assert_eq!((job.max_latency, job.active_deadline), (Some(Milliseconds(3000)), Some(Milliseconds(9000))));
     assert_eq!(job.tolerations[0].effect, Some(TaintEffect::NoSchedule));
@@ -100,7 +101,6 @@ fn a_job_takes_the_stricter_tier_and_its_own_memory() {
 fn what_this_version_cannot_do_is_refused_by_name() {
     let cases = [
         (json!({ "firstAvailable": [{ "deviceClass": "cpu" }] }), "spec.firstAvailable"),
-        (json!({ "minReputation": "0.9" }), "spec.minReputation"),
         (json!({ "output": { "uri": "s3://b/k" } }), "spec.output"),
         (json!({ "failurePolicy": { "rules": [] } }), "spec.failurePolicy"),
         (json!({ "verification": "Always" }), "spec.verification"),

@@ -4,7 +4,7 @@
 use crate::ledger::{EntryKind, LedgerEntry};
 use nightshift_types::{
     AttemptId, Budget, Bytes, CellId, Digest, Epoch, FailureReason, JobId, JobSpec, Milliseconds, NodeId, NodeSelector,
-    Objective, PicoPoints, Timestamp, TokenId, Toleration, TrustTier,
+    Objective, PicoPoints, Reputation, Timestamp, TokenId, Toleration, TrustTier,
 };
 use std::sync::Arc;
 
@@ -173,6 +173,10 @@ impl Event {
         let newer = match self {
             Self::QueueSet { .. } => true,
             Self::TaskPlaced { drawn, .. } => *drawn,
+            Self::JobAdmitted { spec, .. } => spec.min_reputation.is_some(),
+            Self::JobUpdated { update, .. } => {
+                update.terms.as_ref().is_some_and(|terms| terms.min_reputation.is_some())
+            }
             Self::Transferred { entry } => matches!(entry.kind, EntryKind::Grant { .. }),
             _ => false,
         };
@@ -213,6 +217,7 @@ pub struct JobTerms {
     pub node_selector: NodeSelector,
     pub tolerations: Vec<Toleration>,
     pub min_trust_tier: TrustTier,
+    pub min_reputation: Option<Reputation>,
     pub regions: Vec<String>,
     pub queue: String,
     pub priority: i32,
@@ -230,6 +235,7 @@ impl From<&JobSpec> for JobTerms {
             node_selector: spec.node_selector.clone(),
             tolerations: spec.tolerations.clone(),
             min_trust_tier: spec.min_trust_tier,
+            min_reputation: spec.min_reputation,
             regions: spec.regions.clone(),
             queue: spec.queue.clone(),
             priority: spec.priority,

@@ -320,6 +320,7 @@ fn set_terms(spec: &mut JobSpec, terms: &JobTerms) {
         node_selector,
         tolerations,
         min_trust_tier,
+        min_reputation,
         regions,
         queue,
         priority,
@@ -327,7 +328,8 @@ fn set_terms(spec: &mut JobSpec, terms: &JobTerms) {
     } = terms.clone();
     (spec.objective, spec.max_latency, spec.max_price_per_hour) = (objective, max_latency, max_price_per_hour);
     (spec.max_cost, spec.memory, spec.node_selector) = (max_cost, memory, node_selector);
-    (spec.tolerations, spec.min_trust_tier, spec.regions) = (tolerations, min_trust_tier, regions);
+    (spec.tolerations, spec.regions) = (tolerations, regions);
+    (spec.min_trust_tier, spec.min_reputation) = (min_trust_tier, min_reputation);
     (spec.queue, spec.priority, spec.min_parallelism) = (queue, priority, min_parallelism);
 }
 

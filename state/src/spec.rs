@@ -3,7 +3,7 @@
 use crate::convert::{DecodeError, bad, hash, id, pb, points, points_to};
 use crate::event::JobTerms;
 use nightshift_types::{
-    Bytes, Digest, InputRef, JobSpec, Milliseconds, ModelSpec, PicoPoints, Port, TaintEffect, Toleration,
+    Bytes, Digest, InputRef, JobSpec, Milliseconds, ModelSpec, PicoPoints, Port, Reputation, TaintEffect, Toleration,
     TolerationOperator,
 };
 
@@ -30,6 +30,7 @@ pub(crate) fn spec_to(spec: &JobSpec) -> pb::JobSpec {
         node_selector: spec.node_selector.clone(),
         tolerations: spec.tolerations.iter().map(toleration_to).collect(),
         min_trust_tier: spec.min_trust_tier.to_string(),
+        min_reputation_permille: spec.min_reputation.map(reputation_to),
         regions: spec.regions.clone(),
         queue: spec.queue.clone(),
         priority: spec.priority,
@@ -72,6 +73,7 @@ pub(crate) fn spec_from(m: pb::JobSpec) -> Result<JobSpec, DecodeError> {
         node_selector: m.node_selector,
         tolerations: m.tolerations.into_iter().map(toleration_from).collect::<Result<_, _>>()?,
         min_trust_tier: id("spec.min_trust_tier", &m.min_trust_tier)?,
+        min_reputation: reputation("spec.min_reputation", m.min_reputation_permille)?,
         regions: m.regions,
         queue: m.queue,
         priority: m.priority,
@@ -96,6 +98,7 @@ pub(crate) fn terms_to(terms: &JobTerms) -> pb::JobTerms {
         node_selector: terms.node_selector.clone(),
         tolerations: terms.tolerations.iter().map(toleration_to).collect(),
         min_trust_tier: terms.min_trust_tier.to_string(),
+        min_reputation_permille: terms.min_reputation.map(reputation_to),
         regions: terms.regions.clone(),
         queue: terms.queue.clone(),
         priority: terms.priority,
@@ -114,11 +117,24 @@ pub(crate) fn terms_from(m: pb::JobTerms) -> Result<JobTerms, DecodeError> {
         node_selector: m.node_selector,
         tolerations: m.tolerations.into_iter().map(toleration_from).collect::<Result<_, _>>()?,
         min_trust_tier: id("terms.min_trust_tier", &m.min_trust_tier)?,
+        min_reputation: reputation("terms.min_reputation", m.min_reputation_permille)?,
         regions: m.regions,
         queue: m.queue,
         priority: m.priority,
         min_parallelism: m.min_parallelism,
     })
+}
+
+fn reputation_to(reputation: Reputation) -> u32 {
+    reputation.permille().into()
+}
+
+fn reputation(field: &'static str, permille: Option<u32>) -> Result<Option<Reputation>, DecodeError> {
+    let known = |permille| match u16::try_from(permille) {
+        Ok(permille) if permille <= 1_000 => Ok(Reputation::new(permille)),
+        _ => Err(bad(field, format!("{permille} thousandths"))),
+    };
+    permille.map(known).transpose()
 }
 
 fn model_to(model: &ModelSpec) -> pb::Model {

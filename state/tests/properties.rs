@@ -161,6 +161,7 @@ fn command(bench: &Bench, step: &Step) -> Option<Command> {
             spec.backoff_limit_per_index = indexes.map(|(limit, _)| limit.into());
             spec.max_failed_indexes = indexes.and_then(|(_, most)| most).map(u32::from);
             spec.max_cost = cost.map(|cost| PicoPoints(cost.into()));
+            spec.min_reputation = cost.map(|cost| Reputation::new(u16::from(cost) * 50));
             spec.active_deadline = deadlines.then_some(Milliseconds(9_000));
             spec.pending_deadline = deadlines.then_some(Milliseconds(5_000));
             admit(&name(job), spec)
@@ -200,7 +201,8 @@ fn command(bench: &Bench, step: &Step) -> Option<Command> {
             let (generation, parallelism) = (generation.into(), parallelism.into());
             let max_failed_indexes = indexes.map(u32::from);
             let (queue, max_cost) = (QUEUES[usize::from(queue)].into(), cost.map(|c| PicoPoints(c.into())));
-            let terms = Some(JobTerms { queue, max_cost, ..JobTerms::from(&spec(1)) });
+            let min_reputation = indexes.map(|n| Reputation::new(n as u16 * 500));
+            let terms = Some(JobTerms { queue, max_cost, min_reputation, ..JobTerms::from(&spec(1)) });
             let update =
                 JobUpdate { generation, suspend, parallelism, max_failed_indexes, terms, ..JobUpdate::from(&spec(1)) };
             Command::UpdateJob { job: common::job(&name(job)), update }

@@ -2,6 +2,7 @@
 
 use crate::device::TrustTier;
 use crate::ids::Digest;
+use crate::reputation::Reputation;
 use crate::units::{Bytes, Milliseconds, PicoPoints};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -165,6 +166,8 @@ pub struct JobSpec {
     pub tolerations: Vec<Toleration>,
     /// Least tier that may read the input.
     pub min_trust_tier: TrustTier,
+    /// Least reputation of a node it may run on.
+    pub min_reputation: Option<Reputation>,
     /// Regions it may run in; empty: any.
     pub regions: Vec<String>,
     /// The TenantQueue that pays.

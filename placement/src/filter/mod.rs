@@ -104,11 +104,12 @@ type DeviceFilter = fn(&NodeView, &DeviceView, &Ask<'_>) -> Option<Reason>;
 
 /// What is asked of the node as a whole; lazy, so that the first failure ends the work.
 fn node_filters<'a>(node: &'a NodeView, ask: &'a Ask<'_>) -> impl Iterator<Item = Reason> + use<'a> {
-    const ORDER: [NodeFilter; 8] = [
+    const ORDER: [NodeFilter; 9] = [
         state::unschedulable,
         state::not_ready,
         state::unavailable,
         rules::trust_tier,
+        rules::reputation,
         device::any_of_class,
         rules::node_selector,
         rules::taints,

@@ -2,7 +2,7 @@
 //! Invariant: the order of [`ReasonKind`] is the order of the filters, and never changes a variant's word.
 
 use crate::view::Unavailable;
-use nightshift_types::{Bytes, Milliseconds, PicoPoints, TrustTier};
+use nightshift_types::{Bytes, Milliseconds, PicoPoints, Reputation, TrustTier};
 use std::fmt;
 
 /// Why a device does not fit; a node's reason is that of its device which came furthest.
@@ -20,6 +20,13 @@ pub enum Reason {
         need: TrustTier,
         /// The node's.
         has: TrustTier,
+    },
+    /// Its work has earned less trust than the job demands.
+    Reputation {
+        /// The job's least reputation.
+        need: Reputation,
+        /// The node's.
+        has: Reputation,
     },
     /// No device of a class that the model runs on.
     DeviceClass,
@@ -99,6 +106,7 @@ impl Reason {
             Self::Unavailable(Unavailable::Draining) => K::Draining,
             Self::Unavailable(Unavailable::Parked) => K::Parked,
             Self::TrustTier { .. } => K::TrustTier,
+            Self::Reputation { .. } => K::Reputation,
             Self::DeviceClass => K::DeviceClass,
             Self::NodeSelector => K::NodeSelector,
             Self::Taint { .. } => K::Taint,
@@ -172,6 +180,8 @@ kinds! {
     Parked => Passing;
     /// Trusted too little.
     TrustTier => Lasting;
+    /// Its work has earned too little trust.
+    Reputation => Lasting;
     /// No device of an accepted class.
     DeviceClass => Lasting;
     /// Labels differ.

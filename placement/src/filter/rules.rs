@@ -1,5 +1,6 @@
 //! In: what the job demands of a node's identity → out: whether the node has it.
-//! Invariant: these facts change by hand alone, so failing one is never cured by waiting.
+//! Invariant: these facts change by hand alone, a reputation by what others have the node do: failing one is not cured by
+//! waiting.
 
 use super::{Ask, Reason};
 use crate::view::NodeView;
@@ -8,6 +9,11 @@ use nightshift_types::{JobSpec, Taint, TaintEffect};
 pub(super) fn trust_tier(node: &NodeView, ask: &Ask<'_>) -> Option<Reason> {
     let need = ask.spec.min_trust_tier;
     (node.tier < need).then_some(Reason::TrustTier { need, has: node.tier })
+}
+
+pub(super) fn reputation(node: &NodeView, ask: &Ask<'_>) -> Option<Reason> {
+    let need = ask.spec.min_reputation?;
+    (node.reputation < need).then_some(Reason::Reputation { need, has: node.reputation })
 }
 
 pub(super) fn node_selector(node: &NodeView, ask: &Ask<'_>) -> Option<Reason> {

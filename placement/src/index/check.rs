@@ -1,7 +1,7 @@
 //! In: an index → out: whether all it relies on holds. Invariant: nothing is trusted: bounds, places, tags and ids are worked
 //! out again from the entries.
 
-use super::columns::{NOBODY, REGIONS, Row, TAINTS, region_bit, taints_bit};
+use super::columns::{ALL_REPUTATIONS, NOBODY, REGIONS, Row, TAINTS, region_bit, reputation_bits, taints_bit};
 use super::tags::{BLOOM, Tags};
 use super::tree::{FAN, LANES};
 use super::{Index, NodeId};
@@ -75,7 +75,8 @@ impl Index {
                 let known = self.names.devices(node).any(|other| other == device);
                 let of = &self.names.nodes[node as usize];
                 let (free, base) = self.names.state(device);
-                let same = row.facts & (REGIONS | TAINTS) == region_bit(of.region) | taints_bit(of.taints)
+                let facts = region_bit(of.region) | taints_bit(of.taints) | reputation_bits(of.reputation);
+                let same = row.facts & (REGIONS | TAINTS | ALL_REPUTATIONS) == facts
                     && (row.free, row.ask, row.base) == (free, round24(of.ask) as f32, base)
                     && row.models >> BLOOM << BLOOM == self.bloom(device);
                 if self.tree.place(device) != (number, lane) || !known || !same {

@@ -5,7 +5,7 @@
 //! rows are looked at in one instruction, and a bound has the very numbers of the rows that made it.
 
 use crate::latency::Rates;
-use nightshift_types::{DeviceClass, TrustTier};
+use nightshift_types::{DeviceClass, Reputation, TrustTier};
 
 /// No device.
 pub(super) const NOBODY: u32 = u32::MAX;
@@ -24,7 +24,7 @@ pub(super) struct Row {
     pub link: f32,
     pub load: f32,
     pub slowness: f32,
-    /// Bits of class, tier, region and taints.
+    /// Bits of class, tier, reputation, region and taints.
     pub facts: u32,
     /// In its low half.
     pub labels: u128,
@@ -70,7 +70,7 @@ pub(super) fn class_bit(class: DeviceClass) -> u32 {
 }
 
 /// Bits of every class.
-pub(super) const CLASSES: u32 = 0xF;
+pub(super) const CLASSES: u32 = 0x7;
 
 /// The bit that asks for at least a tier.
 pub(super) fn tier_bit(tier: TrustTier) -> u32 {
@@ -83,7 +83,23 @@ pub(super) fn tier_bit(tier: TrustTier) -> u32 {
 
 /// The bits of a tier: its own and those below.
 pub(super) fn tier_bits(tier: TrustTier) -> u32 {
-    (tier_bit(tier) * 2 - 1) & (0xF << 4)
+    (tier_bit(tier) * 2 - 1) & (0x7 << 4)
+}
+
+/// From these reputations on a node has a bit more: what sets a good name apart from none, and a long one.
+const REPUTATIONS: [(Reputation, u32); 2] = [(Reputation::new(600), 1 << 3), (Reputation::new(900), 1 << 7)];
+
+/// The bits of a reputation.
+pub(super) fn reputation_bits(has: Reputation) -> u32 {
+    REPUTATIONS.iter().filter(|(least, _)| has >= *least).fold(0, |bits, (_, bit)| bits | bit)
+}
+
+/// Bits of every reputation.
+pub(super) const ALL_REPUTATIONS: u32 = REPUTATIONS[0].1 | REPUTATIONS[1].1;
+
+/// Whether the bits of a reputation tell whether it is enough.
+pub(super) fn reputation_is_told(need: Option<Reputation>) -> bool {
+    need.is_none_or(|need| need == Reputation::new(0) || REPUTATIONS.iter().any(|(least, _)| *least == need))
 }
 
 /// The bit of an interned region; of more than 16 some share one.

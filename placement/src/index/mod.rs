@@ -9,7 +9,7 @@
 //!
 //! * Memory, ask, round trip and wait, link, disk, speed, size: the best of each among the **open** devices below.
 //! * Class, tier, region, taints, labels, models: which there are below, a bit each. Where there are more than bits, some
-//!   share one: then a device is looked up before it is chosen.
+//!   share one: then a device is looked up before it is chosen. So it is for a reputation, which has two bits.
 //! * Models and labels of few nodes have lists too ([`tags`]): a task for such a model looks at those nodes first, which
 //!   often ends the search at once; a task for such a label looks at nothing else.
 //! * Ties reach down to the node's id, which bounds have too: a pool of equal nodes is searched as fast as any other.
@@ -40,7 +40,7 @@ use crate::score::asks;
 use crate::view::{DeviceView, NodeView};
 use columns::{CLOSED, NOBODY, Row};
 use ids::{Ids, Interner};
-use nightshift_types::{Bytes, Digest, Milliseconds, NodeId, PicoPoints, Taint};
+use nightshift_types::{Bytes, Digest, Milliseconds, NodeId, PicoPoints, Reputation, Taint};
 use std::borrow::Borrow;
 use std::cmp::Ordering;
 use tags::Tags;
@@ -90,6 +90,7 @@ struct Node {
     round_trip_ms: u32,
     /// Picopoints an hour, exactly.
     ask: u64,
+    reputation: Reputation,
     /// Ready, and neither its operator nor its owner holds it back.
     willing: bool,
     /// It has the label `kubernetes.io/hostname` with its own id, which is kept nowhere else.

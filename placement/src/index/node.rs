@@ -1,7 +1,7 @@
 //! In: a node as placement sees it → out: its entries, tags and numbers in the index.
 //! Invariant: a node that left holds no number, no tag and no place; one without devices holds its number alone.
 
-use super::columns::{NOBODY, Row, class_bit, region_bit, taints_bit, tier_bits};
+use super::columns::{NOBODY, Row, class_bit, region_bit, reputation_bits, taints_bit, tier_bits};
 use super::ids::Interner;
 use super::tags::{BLOOM, Change, Tags};
 use super::tree::Tree;
@@ -197,6 +197,7 @@ impl Index {
             taints,
             round_trip_ms: millis(view.round_trip.0),
             ask: asks(view.price_per_hour),
+            reputation: view.reputation,
             willing: willing(view),
             hostname: hostname(view),
         };
@@ -243,7 +244,11 @@ impl Index {
             link: rates.link as f32,
             load: rates.load as f32,
             slowness: rates.slowness as f32,
-            facts: class_bit(device.class) | tier_bits(view.tier) | region_bit(node.region) | taints_bit(node.taints),
+            facts: class_bit(device.class)
+                | tier_bits(view.tier)
+                | reputation_bits(view.reputation)
+                | region_bit(node.region)
+                | taints_bit(node.taints),
             labels,
             models,
             size: size(device.total),
@@ -263,7 +268,7 @@ impl Index {
         let of = &mut self.names.nodes[node as usize];
         self.words.regions.release(std::mem::replace(&mut of.region, region));
         self.words.taints.release(std::mem::replace(&mut of.taints, taints));
-        (of.willing, of.hostname) = (willing(view), hostname(view));
+        (of.willing, of.hostname, of.reputation) = (willing(view), hostname(view), view.reputation);
         (of.round_trip_ms, of.ask) = (millis(view.round_trip.0), asks(view.price_per_hour));
         for (device, number) in view.devices.iter().zip(devices) {
             let old = self.tree.row(number);

@@ -4,7 +4,7 @@
 //! The rows of the devices are copied side by side, and weighed by the search's own sieve. Where a model is, is worked out
 //! once for all tasks that want it.
 
-use super::columns::{Columns, NOBODY};
+use super::columns::{Columns, NOBODY, reputation_is_told};
 use super::search::{Best, Query};
 use super::sieve::Sieve;
 use super::tree::{Block, LANES};
@@ -173,10 +173,12 @@ impl Side {
 }
 
 impl Query<'_> {
-    /// What a row shows tells all but where the model is: no region, and no set of taints, shares a bit.
+    /// What a row shows tells all but where the model is: no region, and no set of taints, shares a bit, and the
+    /// reputation it asks for has one.
     pub fn is_plain(&self) -> bool {
         let words = &self.index.words;
-        words.taints.limit() <= 8 && (self.regions.is_empty() || words.regions.limit() <= 16)
+        let told = reputation_is_told(self.ask.spec.min_reputation);
+        told && words.taints.limit() <= 8 && (self.regions.is_empty() || words.regions.limit() <= 16)
     }
 
     /// Whether a device is one of the few of a narrow query.

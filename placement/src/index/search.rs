@@ -4,7 +4,9 @@
 //! Best-first search (A*, without a way to it): the bound with the least score is opened next, so that the first device
 //! that is not worse than every bound left is the answer.
 
-use super::columns::{CLASSES, NOBODY, REGIONS, Row, TAINTS, class_bit, region_bit, taints_bit, tier_bit};
+use super::columns::{
+    CLASSES, NOBODY, REGIONS, Row, TAINTS, class_bit, region_bit, reputation_bits, taints_bit, tier_bit,
+};
 use super::frontier::Frontier;
 use super::node::{HOSTNAME, label_word};
 use super::sieve::Sieve;
@@ -59,9 +61,10 @@ pub(super) struct Query<'q> {
     pub most_ask: f32,
     pub exact_ask: u64,
     pub most_expected: u64,
-    /// Bits of the classes, and of the tier.
+    /// Bits of the classes, of the tier, and all those of the reputation.
     pub classes: u32,
     pub tier: u32,
+    pub reputation: u32,
     /// Interned; empty: any.
     pub regions: Vec<u32>,
     pub region_bits: u32,
@@ -184,11 +187,10 @@ impl<'q> Query<'q> {
                 .map_or(u64::MAX, |limit| work.percentile().within(u128::from(limit.0) * 1_000_000)),
             classes: if classes == 0 { CLASSES } else { classes },
             tier: tier_bit(spec.min_trust_tier),
-            region_bits: if regions.is_empty() {
-                REGIONS
-            } else {
-                regions.iter().fold(0, |bits, &r| bits | region_bit(r))
-            },
+            reputation: spec.min_reputation.map_or(0, reputation_bits),
+            region_bits: regions
+                .iter()
+                .fold(if regions.is_empty() { REGIONS } else { 0 }, |bits, &r| bits | region_bit(r)),
             regions,
             labels: 0,
             listed: Vec::new(),
@@ -289,6 +291,7 @@ impl<'q> Query<'q> {
             && row.ask <= self.most_ask
             && row.facts & self.classes != 0
             && row.facts & self.tier != 0
+            && row.facts & self.reputation == self.reputation
             && row.facts & self.region_bits != 0
             && row.facts & self.tolerated != 0
             && row.labels & self.labels == self.labels;
@@ -311,6 +314,7 @@ impl<'q> Query<'q> {
         let node = &self.index.names.nodes[device.node as usize];
         let fits = device.free >= self.ask.spec.memory.0
             && node.ask <= self.exact_ask
+            && self.ask.spec.min_reputation.is_none_or(|need| node.reputation >= need)
             && (self.regions.is_empty() || self.regions.contains(&node.region));
         let known = self.verdicts.get(node.taints as usize).copied();
         let soft_taints = known.unwrap_or_else(|| self.verdict(node.taints));

@@ -15,6 +15,7 @@ pub(super) struct Sieve {
     most_time: f32,
     classes: u32,
     tier: u32,
+    reputation: u32,
     regions: u32,
     tolerated: u32,
     labels: [u32; 2],
@@ -41,6 +42,7 @@ impl Sieve {
             most_time: query.most_expected as f32 * (1.0 + ERROR),
             classes: query.classes,
             tier: query.tier,
+            reputation: query.reputation,
             regions: query.region_bits,
             tolerated: query.tolerated,
             labels: [query.labels as u32, (query.labels >> 32) as u32],
@@ -104,6 +106,11 @@ impl Sieve {
             for (i, score) in scores.iter_mut().enumerate() {
                 let missing = (!rows.labels[0][i] & self.labels[0]) | (!rows.labels[1][i] & self.labels[1]);
                 *score = if missing == 0 { *score } else { f32::INFINITY };
+            }
+        }
+        if self.reputation != 0 {
+            for (facts, score) in rows.facts.iter().zip(&mut scores) {
+                *score = if facts & self.reputation == self.reputation { *score } else { f32::INFINITY };
             }
         }
         (scores, seconds)

@@ -50,11 +50,13 @@ impl PartialEq for Demand {
     fn eq(&self, other: &Self) -> bool {
         let (a, b) = (&*self.spec, &*other.spec);
         let amounts = |spec: &JobSpec| (spec.memory, spec.reference, spec.model_digest, spec.model_size);
-        let limits = |spec: &JobSpec| (spec.max_latency, spec.max_price_per_hour, spec.max_cost, spec.min_trust_tier);
+        let limits = |spec: &JobSpec| (spec.max_latency, spec.max_price_per_hour, spec.max_cost);
+        let trust = |spec: &JobSpec| (spec.min_trust_tier, spec.min_reputation);
         (self.input, self.budget, self.estimate) == (other.input, other.budget, other.estimate)
             && (Arc::ptr_eq(&self.spec, &other.spec)
                 || (amounts(a) == amounts(b)
                     && limits(a) == limits(b)
+                    && trust(a) == trust(b)
                     && (&a.device_classes, &a.regions) == (&b.device_classes, &b.regions)
                     && (&a.node_selector, &a.tolerations) == (&b.node_selector, &b.tolerations)))
     }

@@ -3,7 +3,7 @@
 
 use crate::filter::{Ask, Reason, ReasonKind, untolerated_hard};
 use crate::view::NodeView;
-use nightshift_types::{Bytes, DeviceClass, Milliseconds, PicoPoints, TaintEffect, TrustTier};
+use nightshift_types::{Bytes, DeviceClass, Milliseconds, PicoPoints, Reputation, TaintEffect, TrustTier};
 use std::fmt;
 
 /// Nodes with the same kind of reason.
@@ -24,6 +24,8 @@ pub enum Nearest {
     Nothing,
     /// Least tier demanded, best there is.
     TrustTier(TrustTier, TrustTier),
+    /// Least reputation demanded, best there is.
+    Reputation(Reputation, Reputation),
     /// Classes accepted.
     DeviceClasses(Vec<DeviceClass>),
     /// What was asked for, or what repels: for people.
@@ -50,6 +52,7 @@ impl Count {
     pub(super) fn near(&mut self, reason: &Reason, node: &NodeView, ask: &Ask<'_>) {
         match (&mut self.nearest, reason) {
             (Nearest::TrustTier(_, best), Reason::TrustTier { has, .. }) => *best = (*best).max(*has),
+            (Nearest::Reputation(_, best), Reason::Reputation { has, .. }) => *best = (*best).max(*has),
             (
                 Nearest::Memory(_, best),
                 Reason::MemoryTotal { largest: has, .. } | Reason::MemoryFree { free: has, .. },
@@ -76,6 +79,7 @@ impl Nearest {
         let spec = ask.spec;
         match *reason {
             Reason::TrustTier { need, has } => Self::TrustTier(need, has),
+            Reason::Reputation { need, has } => Self::Reputation(need, has),
             Reason::DeviceClass => Self::DeviceClasses(spec.device_classes.clone()),
             Reason::NodeSelector => {
                 let pairs: Vec<String> =
@@ -160,6 +164,7 @@ impl Count {
             (K::TooBusy, Nearest::Latency(limit, p95)) => format!("too busy for {limit} (soonest {p95})"),
             (_, Nearest::Latency(limit, p95)) => format!("too slow for {limit} (fastest {p95})"),
             (_, Nearest::TrustTier(need, best)) => format!("below trust tier {need} (best {best})"),
+            (_, Nearest::Reputation(need, best)) => format!("below reputation {need} (best {best})"),
             (_, Nearest::DeviceClasses(classes)) => format!("without a device of class {}", class_list(classes)),
             (K::NodeSelector, Nearest::Words(pairs)) => format!("without the labels {pairs}"),
             (K::Region, Nearest::Words(regions)) => format!("outside {regions}"),
@@ -182,6 +187,7 @@ impl ReasonKind {
             Self::Draining => "draining",
             Self::Parked => "parked after failures",
             Self::TrustTier => "below the trust tier",
+            Self::Reputation => "below the reputation",
             Self::DeviceClass => "without a device of the class",
             Self::NodeSelector => "without the labels",
             Self::Taint => "tainted",

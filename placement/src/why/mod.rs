@@ -47,7 +47,7 @@ impl fmt::Display for Together {
 /// The reasons of `Admitted=False` that a decision can give, in the API's precedence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum AdmittedReason {
-    /// No node could ever take it: class, size, tier, labels, taints, region or speed forbid.
+    /// No node could ever take it: class, size, tier, reputation, labels, taints, region or speed forbid.
     NoMatchingNode,
     /// Nodes could, but each asks more than the job may pay.
     PriceAboveLimit,

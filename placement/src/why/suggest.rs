@@ -5,7 +5,7 @@
 use super::count::{price_text, taint_text};
 use crate::filter::{Ask, Reason, ReasonKind, untolerated_hard};
 use crate::view::NodeView;
-use nightshift_types::{Bytes, Milliseconds, PicoPoints, Taint, TrustTier};
+use nightshift_types::{Bytes, Milliseconds, PicoPoints, Reputation, Taint, TrustTier};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -35,6 +35,8 @@ pub enum Change {
     Latency(Milliseconds),
     /// Lower `minTrustTier` to this.
     TrustTier(TrustTier),
+    /// Lower `minReputation` to this.
+    Reputation(Reputation),
     /// Tolerate this taint.
     Tolerate(Taint),
     /// Accept this region.
@@ -70,6 +72,7 @@ fn cure(reason: &Reason, node: &NodeView, ask: &Ask<'_>) -> Option<Change> {
     Some(match *reason {
         Reason::Unschedulable => Change::Uncordon,
         Reason::TrustTier { has, .. } => Change::TrustTier(has),
+        Reason::Reputation { has, .. } => Change::Reputation(has),
         // Another class takes another variant of the model, which may need other memory.
         Reason::DeviceClass => return None,
         Reason::NodeSelector => Change::NodeSelector,
@@ -128,19 +131,20 @@ impl Change {
             Self::DeviceMemory(memory) => (2, -i128::from(memory.0), String::new()),
             Self::Latency(limit) => (3, i128::from(limit.0), String::new()),
             Self::TrustTier(tier) => (4, -(*tier as i128), String::new()),
-            Self::Tolerate(taint) => (5, 0, taint_text(taint)),
-            Self::Region(region) => (6, 0, region.clone()),
-            Self::NodeSelector => (7, 0, String::new()),
-            Self::Uncordon => (8, 0, String::new()),
-            Self::JoinNode => (9, 0, String::new()),
-            Self::Wait(kind) => (10, 0, kind.as_str().to_owned()),
+            Self::Reputation(least) => (5, -i128::from(least.permille()), String::new()),
+            Self::Tolerate(taint) => (6, 0, taint_text(taint)),
+            Self::Region(region) => (7, 0, region.clone()),
+            Self::NodeSelector => (8, 0, String::new()),
+            Self::Uncordon => (9, 0, String::new()),
+            Self::JoinNode => (10, 0, String::new()),
+            Self::Wait(kind) => (11, 0, kind.as_str().to_owned()),
         };
         Key { kind, distance, name }
     }
 
     /// Of an amount: the nearest is enough to name.
     fn measured(&self) -> bool {
-        self.key().kind <= 4
+        self.key().kind <= 5
     }
 
     /// Nothing to do but wait.
@@ -158,6 +162,7 @@ impl fmt::Display for Suggestion {
             Change::DeviceMemory(memory) => write!(f, "with {} of device memory, {nodes} would fit", memory.human()),
             Change::Latency(limit) => write!(f, "with maxLatencyMilliseconds {}, {nodes} would fit", limit.0),
             Change::TrustTier(tier) => write!(f, "with minTrustTier {tier}, {nodes} would fit"),
+            Change::Reputation(least) => write!(f, "with minReputation {least}, {nodes} would fit"),
             Change::Tolerate(taint) => write!(f, "with a toleration for {}, {nodes} would fit", taint_text(taint)),
             Change::Region(region) => write!(f, "with the region {region}, {nodes} would fit"),
             Change::NodeSelector => write!(f, "without its nodeSelector, {nodes} would fit"),

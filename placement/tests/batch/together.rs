@@ -2,7 +2,27 @@
 
 use crate::common::Random;
 use crate::world::{Shape, check, placed, requests, snapshot};
-use nightshift_placement::{Batch, Pool, Weights, plan};
+use nightshift_placement::{Batch, Pool, Request, Snapshot, Weights, plan};
+use nightshift_types::{JobId, JobSpec, Reputation};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Nodes with and without a good name, and jobs that ask for one: of just so much as a bit of the index tells, and of less.
+fn names(pool: &mut Snapshot, tasks: &mut [Request]) {
+    let mut specs: BTreeMap<JobId, Arc<JobSpec>> = BTreeMap::new();
+    for (position, node) in pool.nodes.iter_mut().enumerate() {
+        node.reputation = Reputation::new([833, 900, 500, 992, 666][position % 5]);
+    }
+    for task in tasks {
+        let number = specs.len();
+        let spec = specs.entry(task.task.job.clone()).or_insert_with(|| {
+            let mut spec = JobSpec::clone(&task.spec);
+            spec.min_reputation = [Some(700), None, Some(900)][number % 3].map(Reputation::new);
+            Arc::new(spec)
+        });
+        task.spec = Arc::clone(spec);
+    }
+}
 
 /// The same tasks are placed and refused as one by one; every limit is kept; the total is not more; and planning again
 /// gives the same.
@@ -13,9 +33,12 @@ fn planned_together_never_costs_more_and_breaks_no_limit() {
     for turn in 0..120 {
         let shape = random.of(&[Shape::OneEach, Shape::Shared]);
         let nodes = 1 + random.below(40);
-        let pool = snapshot(&mut random, shape, nodes);
+        let mut pool = snapshot(&mut random, shape, nodes);
         let (count, most) = (1 + random.below(60), random.of(&[1, 5, 30]));
         let mut tasks = requests(&mut random, count, most);
+        if turn % 2 == 0 {
+            names(&mut pool, &mut tasks);
+        }
         for task in &mut tasks {
             if random.percent(10) {
                 task.avoid.push(pool.nodes[random.below(nodes)].id.clone());

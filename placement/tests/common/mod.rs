@@ -50,6 +50,7 @@ pub fn plain_spec() -> JobSpec {
         node_selector: BTreeMap::new(),
         tolerations: Vec::new(),
         min_trust_tier: TrustTier::Public,
+        min_reputation: None,
         regions: Vec::new(),
         queue: "default".into(),
         priority: 0,

@@ -3,7 +3,8 @@
 use crate::fixture::{device, node, points, request, spec, taint};
 use nightshift_placement::{Ask, NodeView, Reason, ReasonKind, Request, Unavailable, filter};
 use nightshift_types::{
-    Bytes, DeviceClass, JobSpec, Milliseconds, NodeId, TaintEffect, Toleration, TolerationOperator, TrustTier,
+    Bytes, DeviceClass, JobSpec, Milliseconds, NodeId, Reputation, TaintEffect, Toleration, TolerationOperator,
+    TrustTier,
 };
 
 fn verdict(node: &NodeView, request: &Request) -> Option<Reason> {
@@ -50,6 +51,10 @@ fn trust() {
     let (need, has) = (TrustTier::Vetted, TrustTier::Public);
     assert_eq!(node_with(|n| n.tier = has), Some(Reason::TrustTier { need, has }));
     assert_eq!(node_with(|n| n.tier = TrustTier::Operator), None);
+    let (need, has) = (Reputation::new(501), Reputation::new(500));
+    assert_eq!(spec_with(|s| s.min_reputation = Some(need)), Some(Reason::Reputation { need, has }), "a new node's");
+    assert_eq!(spec_with(|s| s.min_reputation = Some(has)), None);
+    assert_eq!(node_with(|n| n.reputation = Reputation::new(0)), None, "nobody asked");
 }
 
 #[test]
@@ -128,6 +133,7 @@ fn a_node_with_every_fault_shows_them_in_order() {
     spec.max_price_per_hour = Some(points("0.1"));
     spec.max_cost = Some(points("0"));
     spec.max_latency = Some(Milliseconds(1));
+    spec.min_reputation = Some(Reputation::new(900));
     node.unschedulable = true;
     node.ready = false;
     node.unavailable = Some(Unavailable::Hot);
@@ -143,6 +149,7 @@ fn a_node_with_every_fault_shows_them_in_order() {
             ReasonKind::NotReady => node.ready = true,
             ReasonKind::Hot => node.unavailable = None,
             ReasonKind::TrustTier => node.tier = TrustTier::Vetted,
+            ReasonKind::Reputation => spec.min_reputation = None,
             ReasonKind::NodeSelector => spec.node_selector.clear(),
             ReasonKind::Taint => node.taints.clear(),
             ReasonKind::Region => spec.regions.clear(),
@@ -155,7 +162,7 @@ fn a_node_with_every_fault_shows_them_in_order() {
         }
     }
     assert!(seen.is_sorted(), "{seen:?}");
-    assert_eq!(seen.len(), 12);
+    assert_eq!(seen.len(), 13);
 }
 
 #[test]

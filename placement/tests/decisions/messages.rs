@@ -1,8 +1,8 @@
 //! The texts that people read, and the words that programs read.
 
 use crate::fixture::{device, node, points, request, snapshot, spec, taint};
-use nightshift_placement::{AdmittedReason, Ask, Change, NodeView, Unavailable, WhyNot};
-use nightshift_types::{Bytes, DeviceClass, JobSpec, Milliseconds, TaintEffect, TrustTier};
+use nightshift_placement::{AdmittedReason, Ask, Change, NodeView, Unavailable, Weights, WhyNot, plan};
+use nightshift_types::{Bytes, DeviceClass, JobSpec, Milliseconds, Reputation, TaintEffect, TrustTier};
 
 fn why(nodes: Vec<NodeView>, change: impl FnOnce(&mut JobSpec)) -> WhyNot {
     let mut spec = spec();
@@ -126,6 +126,20 @@ fn static_facts() {
 }
 
 #[test]
+fn a_reputation_that_few_have() {
+    let pool = [
+        nodes("new", 2, |_| {}),
+        nodes("good", 3, |n| n.reputation = Reputation::new(872)),
+        nodes("bad", 1, |n| n.reputation = Reputation::new(90)),
+    ];
+    check(
+        &why(pool.concat(), |s| s.min_reputation = Some(Reputation::new(900))),
+        AdmittedReason::NoMatchingNode,
+        "0/6 nodes fit: 6 below reputation 0.9 (best 0.872); with minReputation 0.872, 3 nodes would fit",
+    );
+}
+
+#[test]
 fn no_single_change_is_suggested_where_two_are_needed() {
     let taints = [taint("gpu", TaintEffect::NoSchedule), taint("disk", TaintEffect::NoExecute)];
     let twice = why(nodes("a", 1, |n| n.taints = taints.to_vec()), |_| {});
@@ -184,4 +198,32 @@ fn each_lack_by_itself_and_each_change_that_would_help() {
     );
     let help: Vec<String> = why.suggestions().iter().map(ToString::to_string).collect();
     assert_eq!(help, ["at 0.24 points/h, 2 nodes would fit", "at 0.50 points/h, 11 nodes would fit"]);
+}
+
+/// Two jobs of one plan that want the same are looked at once. These want almost the same.
+#[test]
+fn jobs_that_differ_in_one_demand_have_their_own_refusals() {
+    let pool = snapshot(nodes("a", 3, |n| n.taints = vec![taint("gpu", TaintEffect::NoSchedule)]));
+    let changes: [fn(&mut JobSpec); 8] = [
+        |_| {},
+        |s| s.min_trust_tier = TrustTier::Operator,
+        |s| s.min_reputation = Some(Reputation::new(900)),
+        |s| s.device_classes = vec![DeviceClass::Cuda],
+        |s| drop(s.node_selector.insert("zone".into(), "a".into())),
+        |s| s.regions = vec!["us".into()],
+        |s| s.max_latency = Some(Milliseconds(1)),
+        |s| s.max_price_per_hour = Some(points("0.01")),
+    ];
+    let mut tasks = Vec::new();
+    for (job, change) in changes.iter().enumerate() {
+        let mut wants = spec();
+        change(&mut wants);
+        tasks.push(request(&format!("j{job}"), 0, wants));
+    }
+    let weights = Weights::default();
+    let together = plan(&pool, &tasks, &weights).refused;
+    let alone: Vec<_> =
+        tasks.iter().flat_map(|task| plan(&pool, std::slice::from_ref(task), &weights).refused).collect();
+    assert_eq!(together, alone);
+    assert_eq!(together.len(), changes.len());
 }

@@ -6,7 +6,7 @@ use nightshift_placement::{
     Ask, Change, DeviceView, NodeView, Plan, Pool, Request, Snapshot, Unavailable, Weights, WhyNot, filter, plan,
 };
 use nightshift_types::{
-    Bytes, DeviceClass, JobSpec, Milliseconds, NodeId, Objective, PicoPoints, TaintEffect, Toleration,
+    Bytes, DeviceClass, JobSpec, Milliseconds, NodeId, Objective, PicoPoints, Reputation, TaintEffect, Toleration,
     TolerationOperator, TrustTier,
 };
 use proptest::collection::vec;
@@ -36,16 +36,17 @@ fn any_node() -> impl Strategy<Value = NodeView> {
     let tier = select(vec![TrustTier::Public, TrustTier::Vetted, TrustTier::Vetted, TrustTier::Operator]);
     let effect = select(vec![None, None, Some(TaintEffect::NoSchedule), Some(TaintEffect::PreferNoSchedule)]);
     let link = select(vec![None, Some(1_000_000u64), Some(100_000_000)]);
-    let state = (rare(5), rare(5), rare(10), tier, effect);
+    let reputation = select(vec![333u16, 500, 666, 900]).prop_map(Reputation::new);
+    let state = (rare(5), rare(5), rare(10), tier, effect, reputation);
     let facts = (0i128..4, any::<bool>(), rare(50), select(vec![0u64, 80, 100, 300]), 0u64..4, link, rare(30));
     (state, facts, vec(any_device(), 0..3)).prop_map(|(state, facts, mut devices)| {
-        let (cordoned, lost, owned, tier, effect) = state;
+        let (cordoned, lost, owned, tier, effect, reputation) = state;
         let (price, europe, zone, gigaflops, trip, link, cached) = facts;
         let mut node = node("unnamed");
         devices.iter_mut().enumerate().for_each(|(i, device)| device.name = format!("dev{i}"));
         (node.unschedulable, node.ready) = (cordoned, !lost);
         node.unavailable = owned.then_some(Unavailable::OwnerActive);
-        node.tier = tier;
+        (node.tier, node.reputation) = (tier, reputation);
         node.taints = effect.map(|effect| taint("gpu", effect)).into_iter().collect();
         node.price_per_hour = PicoPoints(price * 100_000_000_000);
         node.region = if europe { "eu" } else { "us" }.into();
@@ -77,7 +78,9 @@ fn any_spec() -> impl Strategy<Value = JobSpec> {
         proptest::option::weighted(0.3, 0i128..4),
         proptest::option::weighted(0.3, 0i128..500_000_000),
     );
-    let rules = (prop::bool::weighted(0.2), prop::bool::weighted(0.2), prop::bool::weighted(0.2), any::<bool>());
+    let least =
+        proptest::option::weighted(0.2, select(vec![500u16, 600, 666, 700, 900, 950]).prop_map(Reputation::new));
+    let rules = (prop::bool::weighted(0.2), prop::bool::weighted(0.2), prop::bool::weighted(0.2), any::<bool>(), least);
     (objective, limits, rules, 1u64..10, 1u64..5_000).prop_map(|(objective, limits, rules, memory, reference)| {
         let mut spec = spec();
         spec.objective = objective;
@@ -86,6 +89,7 @@ fn any_spec() -> impl Strategy<Value = JobSpec> {
         spec.max_latency = limits.0.map(Milliseconds);
         spec.max_price_per_hour = limits.1.map(|tenths| PicoPoints(tenths * 100_000_000_000));
         spec.max_cost = limits.2.map(PicoPoints);
+        spec.min_reputation = rules.4;
         if rules.0 {
             spec.regions = vec!["eu".into()];
         }
@@ -155,6 +159,7 @@ fn changed(request: &Request, change: &Change) -> Option<(Request, bool)> {
         Change::DeviceMemory(memory) => spec.memory = *memory,
         Change::Latency(limit) => spec.max_latency = Some(*limit),
         Change::TrustTier(tier) => spec.min_trust_tier = *tier,
+        Change::Reputation(least) => spec.min_reputation = Some(*least),
         Change::Tolerate(taint) => spec.tolerations.push(Toleration {
             key: taint.key.clone(),
             value: taint.value.clone(),

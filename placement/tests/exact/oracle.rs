@@ -65,6 +65,7 @@ fn fits_node(node: &NodeView, request: &Request, paid: i128) -> bool {
         && !node.unschedulable
         && node.unavailable.is_none()
         && node.tier as u8 >= spec.min_trust_tier as u8
+        && spec.min_reputation.is_none_or(|least| node.reputation.permille() >= least.permille())
         && spec.node_selector.iter().all(|(k, v)| node.labels.get(k).is_some_and(|has| has == v))
         && repelling(node, request, false) == 0
         && (spec.regions.is_empty() || spec.regions.contains(&node.region))

@@ -3,8 +3,8 @@
 use crate::common::{Random, plain_spec};
 use nightshift_placement::{Correction, DeviceView, ModelEstimate, NodeView, Percentile, Request, Unavailable};
 use nightshift_types::{
-    Bytes, DeviceClass, Digest, InputRef, JobId, JobSpec, Measured, Milliseconds, NodeId, Objective, PicoPoints, Taint,
-    TaintEffect, TaskId, Toleration, TolerationOperator, TrustTier,
+    Bytes, DeviceClass, Digest, InputRef, JobId, JobSpec, Measured, Milliseconds, NodeId, Objective, PicoPoints,
+    Reputation, Taint, TaintEffect, TaskId, Toleration, TolerationOperator, TrustTier,
 };
 
 /// What a pool is like.
@@ -62,6 +62,7 @@ pub fn node(random: &mut Random, kind: Kind, number: u64) -> NodeView {
 
 fn differ(random: &mut Random, view: &mut NodeView) {
     view.tier = random.of(&[TrustTier::Public, TrustTier::Vetted, TrustTier::Vetted, TrustTier::Operator]);
+    view.reputation = Reputation::new(random.of(&[7, 333, 500, 599, 600, 666, 833, 899, 900, 901, 992]));
     view.region = random.of(&["eu", "us", "ap", "", "far-1", "far-2"]).into();
     view.price_per_hour = PicoPoints(random.of(&[0i128, 1, 1, 2, 2, 3, 5, 8]) * 100_000_000_000);
     view.round_trip = Milliseconds(random.of(&[0, 5, 5, 20, 20, 100]));
@@ -169,6 +170,9 @@ fn demand(random: &mut Random, spec: &mut JobSpec) {
     if random.percent(20) {
         spec.max_latency = Some(Milliseconds(random.of(&[20, 300, 3_000, 40_000])));
     }
+    if random.percent(20) {
+        spec.min_reputation = Some(Reputation::new(random.of(&[0, 1, 500, 501, 600, 700, 834, 900, 950, 992, 1_000])));
+    }
     if random.percent(15) {
         spec.max_price_per_hour = Some(PicoPoints(random.of(&[-1i128, 0, 1, 2, 5]) * 100_000_000_000));
     }
@@ -206,6 +210,7 @@ fn target(random: &mut Random, request: &mut Request, node: &NodeView) {
     spec.device_classes = vec![device.class];
     spec.regions = vec![node.region.clone()];
     spec.min_trust_tier = node.tier;
+    spec.min_reputation = Some(Reputation::new(node.reputation.permille() + random.of(&[0, 0, 0, 1])));
     spec.max_price_per_hour = Some(node.price_per_hour);
     spec.max_latency = Some(Milliseconds(random.of(&[30, 200, 2_000])));
 }

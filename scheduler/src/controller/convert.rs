@@ -165,7 +165,6 @@ pub fn choose_variant<'a>(
 pub fn check_supported(spec: &crds::InferenceJobSpec) -> Converted<()> {
     let cases = [
         (!spec.first_available.is_empty(), "spec.firstAvailable", "use spec.modelRef.variant"),
-        (spec.min_reputation.is_some(), "spec.minReputation", "use spec.minTrustTier"),
         (spec.output.is_some(), "spec.output", "leave it out and fetch results with `nightshift results`"),
         (spec.input.credentials_secret_ref.is_some(), "spec.input.credentialsSecretRef", "use `nightshift push FILE`"),
         (spec.failure_policy.is_some(), "spec.failurePolicy", "leave it out"),
@@ -216,6 +215,7 @@ pub fn terms(
         None => memory,
     };
     let job_tier: types::TrustTier = spec.min_trust_tier.into();
+    let least = spec.min_reputation.as_ref().map(|text| types::Reputation::at_least(&text.0)).transpose();
     Ok(JobTerms {
         objective: spec.objective.as_str().parse().map_err(no)?,
         max_latency: spec.max_latency_milliseconds.map(|ms| Milliseconds(ms.max(0) as u64)),
@@ -225,6 +225,7 @@ pub fn terms(
         node_selector: spec.node_selector.clone(),
         tolerations: spec.tolerations.iter().map(toleration).collect::<Converted<_>>()?,
         min_trust_tier: job_tier.max(model_tier),
+        min_reputation: least.map_err(|e| no(format!("spec.minReputation: {e}")))?,
         regions: spec.regions.clone(),
         queue: spec.queue_name.clone(),
         priority,
@@ -267,6 +268,7 @@ pub fn job_spec(
         node_selector: terms.node_selector,
         tolerations: terms.tolerations,
         min_trust_tier: terms.min_trust_tier,
+        min_reputation: terms.min_reputation,
         regions: terms.regions,
         queue: terms.queue,
         priority: terms.priority,

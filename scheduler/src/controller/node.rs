@@ -12,8 +12,8 @@ use kube::runtime::watcher::{self, Event as WatchEvent};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, ResourceExt};
 use nightshift_crds::{
-    ComputeNode, ComputeNodeSpec, ComputeNodeStatus, FIELD_MANAGER, NodeDevice, NodeMeasured, NodeOffer, NodeResources,
-    OwnerReference, PointsString, Quantity, TrustTier, node_condition,
+    ComputeNode, ComputeNodeSpec, ComputeNodeStatus, FIELD_MANAGER, FractionString, NodeDevice, NodeMeasured,
+    NodeOffer, NodeResources, OwnerReference, PointsString, Quantity, TrustTier, node_condition,
 };
 use nightshift_state::Node;
 use nightshift_types::{Bytes, NodeId, Timestamp};
@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Between two writes of what is merely newer: earnings, round trips.
+/// Between two writes of what is merely newer: reputations, round trips.
 const SLOW: Duration = Duration::from_secs(60);
 /// Earnings follow a result this soon, all of a burst together.
 const BURST: Duration = Duration::from_millis(500);
@@ -195,6 +195,7 @@ fn status_of(
 ) -> ComputeNodeStatus {
     let mut after = before.clone();
     after.earned = Some(PointsString::from(joined.earned));
+    after.reputation = Some(FractionString(joined.reputation().to_string()));
     after.observed_generation = object.metadata.generation;
     let generation = object.metadata.generation;
     let mut set = |type_, status: Option<bool>, reason: &str, message: &str| {

@@ -69,6 +69,7 @@ pub fn spec(inputs: usize) -> JobSpec {
             effect: Some(TaintEffect::NoExecute),
         }],
         min_trust_tier: TrustTier::Vetted,
+        min_reputation: None,
         regions: vec!["eu".into()],
         queue: "default".into(),
         priority: 0,
