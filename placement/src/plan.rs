@@ -15,7 +15,7 @@ use crate::latency::{Prediction, busy_ms, predict};
 use crate::score::{Score, Weights, asks, best};
 use crate::view::{DeviceView, NodeView, Request, Snapshot};
 use crate::why::WhyNot;
-use decide::{Decision, Ground, Spot, Taken, decide};
+use decide::{Decision, Ground, InOrder, Spot, Taken, decide};
 use nightshift_types::{Bytes, Digest, JobId, NodeId, PicoPoints, TaskId};
 use refusals::Refusals;
 
@@ -99,7 +99,8 @@ impl Load {
 /// Decides every request, in the given order; those of a gang when its first one's turn comes.
 pub fn plan(snapshot: &Snapshot, requests: &[Request], weights: &Weights) -> Plan {
     let mut pool = Working { snapshot, changed: vec![None; snapshot.nodes.len()], version: 0 };
-    let (decisions, _) = decide(&mut pool, &mut Refusals::default(), requests, weights);
+    let (decisions, _) =
+        decide(&mut pool, &mut Refusals::default(), requests, &mut InOrder::of(requests.len()), weights);
     Plan::new(requests, decisions)
 }
 

@@ -7,9 +7,10 @@ use crate::batch::{self, Batch};
 use crate::estimate::ModelEstimate;
 use crate::filter::Ask;
 use crate::index::{Cursor, Found, Index, IndexError, Place};
-use crate::plan::decide::{Ground, Spot, Taken, decide, lift};
+use crate::plan::decide::{Ground, InOrder, Spot, Taken, Turns, decide, lift};
 use crate::plan::refusals::Refusals;
 use crate::plan::{Load, Placed, Plan};
+use crate::queue::Order;
 use crate::score::{Weights, asks};
 use crate::view::{NodeView, Request, Snapshot};
 use nightshift_types::{Bytes, JobId, JobSpec, NodeId, PicoPoints};
@@ -96,9 +97,25 @@ impl Pool {
     /// The same tasks are placed as by [`Pool::plan`], and those that wait wait for the same reasons; but where they go
     /// costs all of them together less, or the same: see [`crate::batch`].
     pub fn plan_batch(&mut self, snapshot: Snapshot, requests: &[Request], weights: &Weights, batch: &Batch) -> Plan {
+        self.plan_in_turns(snapshot, requests, &mut InOrder::of(requests.len()), weights, batch)
+    }
+
+    /// The requests of an order, each queue's in their turns by what of it was placed: what finds no node takes no turn.
+    pub fn plan_order(&mut self, snapshot: Snapshot, order: &Order, weights: &Weights, batch: &Batch) -> Plan {
+        self.plan_in_turns(snapshot, &order.requests, &mut order.arbiter(), weights, batch)
+    }
+
+    fn plan_in_turns(
+        &mut self,
+        snapshot: Snapshot,
+        requests: &[Request],
+        turns: &mut impl Turns,
+        weights: &Weights,
+        batch: &Batch,
+    ) -> Plan {
         self.renew(snapshot.nodes);
         let mut refusals = std::mem::take(&mut self.refusals);
-        let (mut decisions, kept) = decide(&mut Placing::new(self), &mut refusals, requests, weights);
+        let (mut decisions, kept) = decide(&mut Placing::new(self), &mut refusals, requests, turns, weights);
         let improved = batch::improve(self, requests, &mut decisions, weights, batch);
         lift(&mut Placing::new(self), &kept);
         self.refusals = refusals;

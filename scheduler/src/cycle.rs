@@ -15,8 +15,9 @@ use nightshift_types::{Bytes, JobId, Milliseconds, PicoPoints, TaskId, TenantQue
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-/// Tasks looked at in one cycle; the next cycle follows at once if there are more.
-pub const MAX_REQUESTS: usize = 4096;
+/// Tasks looked at in one cycle; the next cycle follows if there are more. So many that those which no node takes do not hide
+/// those behind them: a look at what was refused before in the same plan costs next to nothing.
+pub const MAX_REQUESTS: usize = 1 << 16;
 
 /// What one cycle decided.
 #[derive(Default)]
@@ -38,8 +39,8 @@ struct News {
     nodes: u64,
     /// Attempts that ended, as far as this leader placed them or found them running.
     ended: u64,
-    /// Grants of points.
-    grants: u64,
+    /// Changes of queues' terms.
+    terms: u64,
 }
 
 /// A job's last looks that found no node.
@@ -51,6 +52,8 @@ struct Refused {
     news: News,
     /// Capacity may help, or another reputation: anything that ends is news.
     capacity: bool,
+    /// What its queue could spend then; `None`: any amount.
+    left: Option<PicoPoints>,
     /// Of the spec that was refused; another one is another question.
     generation: i64,
 }
@@ -63,6 +66,8 @@ pub struct Cycle {
     /// Attempts that were running at the last cycle or placed since.
     placed: u64,
     ended: u64,
+    /// The queues' terms of the last cycle, and how often they changed.
+    terms: (Arc<BTreeMap<String, TenantQueue>>, u64),
 }
 
 impl Cycle {
@@ -71,42 +76,47 @@ impl Cycle {
         &mut self,
         state: &State,
         nodes: &Nodes,
-        queues: &BTreeMap<String, TenantQueue>,
+        queues: &Arc<BTreeMap<String, TenantQueue>>,
         now: Timestamp,
         lease: Milliseconds,
     ) -> Decided {
         let running = state.unfinished().map(|job| u64::from(job.running)).sum();
         self.ended += self.placed.saturating_sub(running);
         self.placed = running;
-        let news = News { nodes: nodes.changes(), ended: self.ended, grants: state.ledger().grants() };
+        if !Arc::ptr_eq(&self.terms.0, queues) {
+            self.terms = (queues.clone(), self.terms.1 + 1);
+        }
+        let news = News { nodes: nodes.changes(), ended: self.ended, terms: self.terms.1 };
+        let mut purses = Purses::new(state, now);
         let tenants = tenants(state, queues, now);
-        let jobs: Vec<QueuedJob> = state.unfinished().map(|job| self.queued(job, news, now)).collect();
+        let jobs: Vec<QueuedJob> = state.unfinished().map(|job| self.queued(job, news, &mut purses, now)).collect();
         let mut order = self.queue.next(&tenants, &jobs, now, MAX_REQUESTS);
-        within_their_means(state, now, &mut order.requests);
+        within_their_means(&mut purses, &mut order.requests);
         if order.requests.is_empty() {
             return Decided { order: Arc::new(order), ..Decided::default() };
         }
         nodes.estimates().prepare(&mut order.requests, now);
         let snapshot = nodes.snapshot(state, now, lease);
         let before = displace::possible(state, &order.requests).then(|| snapshot.clone());
-        let plan = nodes.pool().plan_batch(snapshot, &order.requests, &Weights::default(), &Batch::default());
+        let plan = nodes.pool().plan_order(snapshot, &order, &Weights::default(), &Batch::default());
         nodes.estimates().promise(&plan, &order.requests);
         let displaced =
             before.map(|before| displace::for_refused(state, nodes, &tenants, (before, &plan), &order.requests));
         let mut decided = decided(plan, order);
         decided.displaced = displaced.unwrap_or_default();
-        self.remember(&decided, state, news, now);
+        self.remember(&decided, state, news, &mut purses);
         decided
     }
 
-    /// Those of the decided placements that were taken are on their nodes now.
-    pub fn committed(&mut self, order: &Order, placed: impl Fn(&TaskId) -> bool) {
+    /// Those of the decided placements that were taken are on their nodes now; what the declined had is free for others.
+    pub fn committed(&mut self, order: &Order, placed: impl Fn(&TaskId) -> bool, declined: usize) {
+        self.ended += declined as u64;
         self.placed += order.requests.iter().filter(|request| placed(&request.task)).count() as u64;
         self.queue.placed(order, placed);
     }
 
     /// No more of its tasks than may start: a batch of thousands costs a cycle no more than one of tens.
-    fn queued(&self, job: &Job, news: News, now: Timestamp) -> QueuedJob {
+    fn queued(&self, job: &Job, news: News, purses: &mut Purses<'_>, now: Timestamp) -> QueuedJob {
         let refusal = self.refused.get(&job.id).filter(|refused| refused.generation == job.spec.generation);
         // A refused one shows one task, another each time; the first few are enough to choose from.
         let most = job.spec.parallelism.saturating_sub(job.running).max(1) as usize;
@@ -131,12 +141,12 @@ impl Cycle {
             refusal: refusal.map(|refused| Refusal {
                 count: refused.count,
                 at: refused.at,
-                changed: refused.helped_by(news),
+                changed: refused.helped_by(news, purses.left(&job.spec.queue)),
             }),
         }
     }
 
-    fn remember(&mut self, decided: &Decided, state: &State, news: News, now: Timestamp) {
+    fn remember(&mut self, decided: &Decided, state: &State, news: News, purses: &mut Purses<'_>) {
         // One that got some of its tasks a place was not refused, though others wait.
         let placed: HashSet<&JobId> = decided.placements.iter().map(|placement| &placement.task.job).collect();
         for (id, verdict) in &decided.verdicts {
@@ -148,8 +158,8 @@ impl Cycle {
             let count = self.refused.get(id).map_or(0, |refused| refused.count);
             let named = why.counts.iter().any(|count| count.kind == ReasonKind::Reputation);
             let capacity = named || why.admitted_reason() == AdmittedReason::WaitingForCapacity;
-            let refused =
-                Refused { count: count.saturating_add(1), at: now, news, capacity, generation: job.spec.generation };
+            let (left, generation) = (purses.left(&job.spec.queue), job.spec.generation);
+            let refused = Refused { count: count.saturating_add(1), at: purses.now, news, capacity, left, generation };
             self.refused.insert(id.clone(), refused);
         }
         if self.refused.len() > 2 * state.unfinished_count() {
@@ -159,9 +169,10 @@ impl Cycle {
 }
 
 impl Refused {
-    fn helped_by(&self, news: News) -> bool {
-        news.nodes != self.news.nodes
-            || news.grants != self.news.grants
+    fn helped_by(&self, news: News, left: Option<PicoPoints>) -> bool {
+        let richer = self.left.is_some_and(|before| left.is_none_or(|left| left > before));
+        richer
+            || (news.nodes, news.terms) != (self.news.nodes, self.news.terms)
             || (self.capacity && news.ended != self.news.ended)
     }
 }
@@ -178,26 +189,46 @@ fn tenants(state: &State, queues: &BTreeMap<String, TenantQueue>, now: Timestamp
         if !tenants.contains_key(name) {
             tenants.insert(name.to_owned(), new(name));
         }
-        if let Some(tenant) = tenants.get_mut(name) {
-            tenant.running += job.running;
-            // What its tasks were given when they were placed; the spec's memory may have changed since.
-            let held = job.spec.memory.0.saturating_mul(u64::from(job.running));
-            tenant.memory = Bytes(tenant.memory.0.saturating_add(held));
+    }
+    for running in state.running() {
+        let job = state.job(&running.attempt.task.job);
+        if let Some(tenant) = job.and_then(|job| tenants.get_mut(job.spec.queue.as_str())) {
+            tenant.running += 1;
+            // What it was given when it was placed; the spec's memory may have changed since.
+            tenant.memory = Bytes(tenant.memory.0.saturating_add(running.memory.0));
         }
     }
     tenants
 }
 
+/// What each queue can spend at this moment, looked up once.
+struct Purses<'s> {
+    state: &'s State,
+    now: Timestamp,
+    known: HashMap<String, Option<PicoPoints>>,
+}
+
+impl<'s> Purses<'s> {
+    fn new(state: &'s State, now: Timestamp) -> Self {
+        Self { state, now, known: HashMap::new() }
+    }
+
+    /// `None`: any amount.
+    fn left(&mut self, queue: &str) -> Option<PicoPoints> {
+        if let Some(left) = self.known.get(queue) {
+            return *left;
+        }
+        let left = self.state.spendable(queue, self.now);
+        self.known.insert(queue.to_owned(), left);
+        left
+    }
+}
+
 /// No task is planned at a quote that its queue cannot pay. Several of one queue may be too much together: the core
 /// declines those, and the next cycle knows what is left.
-fn within_their_means(state: &State, now: Timestamp, requests: &mut [Request]) {
-    let mut queues: BTreeMap<String, Option<PicoPoints>> = BTreeMap::new();
+fn within_their_means(purses: &mut Purses<'_>, requests: &mut [Request]) {
     for request in requests {
-        let queue = &request.spec.queue;
-        if !queues.contains_key(queue) {
-            queues.insert(queue.clone(), state.spendable(queue, now));
-        }
-        let left = [request.budget_left, request.spec.max_cost, queues[queue]];
+        let left = [request.budget_left, request.spec.max_cost, purses.left(&request.spec.queue)];
         request.budget_left = left.into_iter().flatten().min();
     }
 }

@@ -75,7 +75,7 @@ struct Shared {
     blobs: BlobStore,
     metrics: Metrics,
     scrapes: Scrapes,
-    why: Mutex<BTreeMap<JobId, WhyNot>>,
+    why: Mutex<BTreeMap<JobId, turn::Noted>>,
     held: Mutex<BTreeMap<JobId, Held>>,
     order: Mutex<Arc<Order>>,
     /// Finished jobs that the metrics counted.
@@ -268,7 +268,7 @@ impl Leader {
     }
     /// Why a job's tasks wait, as of the last cycle that looked.
     pub fn why(&self, job: &JobId) -> Option<WhyNot> {
-        self.shared.why.lock().unwrap_or_else(PoisonError::into_inner).get(job).cloned()
+        self.shared.why.lock().unwrap_or_else(PoisonError::into_inner).get(job).map(|noted| noted.why.clone())
     }
 
     /// Why nothing of a job was looked at in the last cycle, where that is for a person to change.

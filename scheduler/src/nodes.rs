@@ -22,6 +22,8 @@ const DEFAULT_SLOTS: u32 = 4;
 /// further refusal until a result comes, and at most [`PARK_MOST`].
 const PARK: Milliseconds = Milliseconds(1_000);
 const PARK_MOST: Milliseconds = Milliseconds(60_000);
+/// One that says something after so long may have been thought gone.
+const SILENT: Milliseconds = Milliseconds(5_000);
 
 /// What a node said in its hello.
 #[derive(Debug, Clone, Default)]
@@ -188,7 +190,8 @@ impl Nodes {
 
     /// Anything came up the session.
     pub fn heard(&self, key: &SessionKey, now: Timestamp) {
-        self.with(key, |live| live.heard = now);
+        let silent = self.with(key, |live| now.since(std::mem::replace(&mut live.heard, now)).0 > SILENT.0);
+        self.lock().changes += u64::from(silent == Some(true));
     }
 
     /// A heartbeat: models, availability, and the answer to a ping. True if placement should look again.

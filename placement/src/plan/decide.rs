@@ -6,6 +6,7 @@ use super::keep::{Keep, Keeper};
 use super::refusals::{Refusals, Seen};
 use super::{Load, Placed};
 use crate::filter::Ask;
+use crate::queue::Arbiter;
 use crate::score::Weights;
 use crate::view::{NodeView, Request};
 use crate::why::{Together, WhyNot};
@@ -52,6 +53,48 @@ pub(crate) struct Taken {
     pub placed: Placed,
 }
 
+/// Which request is tried next.
+pub(crate) trait Turns {
+    /// A position that was not given before; none: all were.
+    fn next(&mut self) -> Option<usize>;
+    /// The request at a position was placed.
+    fn placed(&mut self, position: usize);
+}
+
+/// One after another.
+#[derive(Debug, Default)]
+pub(crate) struct InOrder {
+    next: usize,
+    count: usize,
+}
+
+impl InOrder {
+    /// Of so many.
+    pub fn of(count: usize) -> Self {
+        Self { next: 0, count }
+    }
+}
+
+impl Turns for InOrder {
+    fn next(&mut self) -> Option<usize> {
+        let position = self.next;
+        self.next += 1;
+        (position < self.count).then_some(position)
+    }
+
+    fn placed(&mut self, _: usize) {}
+}
+
+impl Turns for Arbiter<'_> {
+    fn next(&mut self) -> Option<usize> {
+        Arbiter::turn(self)
+    }
+
+    fn placed(&mut self, position: usize) {
+        Arbiter::placed(self, position);
+    }
+}
+
 struct Turn<'t, 'r, G> {
     ground: &'t mut G,
     refusals: &'t mut Refusals,
@@ -67,6 +110,7 @@ pub(crate) fn decide<'r, G: Ground<'r>>(
     ground: &mut G,
     refusals: &mut Refusals,
     requests: &'r [Request],
+    turns: &mut impl Turns,
     weights: &Weights,
 ) -> (Vec<Decision>, Vec<Keep>) {
     let mut gangs: BTreeMap<&JobId, Vec<usize>> = BTreeMap::new();
@@ -76,15 +120,22 @@ pub(crate) fn decide<'r, G: Ground<'r>>(
     refusals.begin();
     let (spent, keeper, decisions) = (BTreeMap::new(), Keeper::default(), vec![None; requests.len()]);
     let mut turn = Turn { ground, refusals, requests, weights, spent, keeper, decisions };
-    for (at, request) in requests.iter().enumerate() {
-        if turn.decisions[at].is_some() {
-            continue;
-        }
+    while let Some(at) = turns.next() {
+        let Some(request) = requests.get(at).filter(|_| turn.decisions[at].is_none()) else { continue };
         // A gang that is complete leaves those beyond it to their own turns.
-        match if request.gang > 1 { gangs.remove(&request.task.job) } else { None } {
-            Some(members) => turn.gang(&members),
-            None => turn.single(at),
-        }
+        let members = if request.gang > 1 { gangs.remove(&request.task.job) } else { None };
+        let decided = match members {
+            Some(members) => {
+                turn.gang(&members);
+                members
+            }
+            None => {
+                turn.single(at);
+                vec![at]
+            }
+        };
+        let placed = |at: &usize| matches!(turn.decisions[*at], Some(Decision::Placed(_)));
+        decided.into_iter().filter(placed).for_each(|at| turns.placed(at));
     }
     let kept = turn.keeper.into_kept();
     (turn.decisions.into_iter().flatten().collect(), kept)

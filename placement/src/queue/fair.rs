@@ -72,6 +72,8 @@ pub(super) struct Share {
     pub tier_weight: u64,
     /// How far it may start before the virtual time.
     credit: u128,
+    /// Virtual start of its first task of this order.
+    pub begin: u128,
     /// Virtual start of its next task.
     pub start: u128,
     /// Tasks handed out in this order.
@@ -82,7 +84,7 @@ impl Share {
     pub fn new(name: &str, tenant: &Tenant) -> Self {
         let (tier, weight) = (tenant.queue.tier, tenant.queue.weight.max(1));
         let (usage, name) = (tenant.usage, name.to_owned());
-        Self { name, tier, weight, usage, tier_usage: 0, tier_weight: 0, credit: 0, start: 0, handed: 0 }
+        Self { name, tier, weight, usage, tier_usage: 0, tier_weight: 0, credit: 0, begin: 0, start: 0, handed: 0 }
     }
 
     /// Tasks of it were picked.
@@ -90,6 +92,11 @@ impl Share {
         let amount = (u128::from(charge(&pick.queued.job.spec)) << SHIFT) * u128::from(pick.tasks);
         self.start = self.start.saturating_add(amount / u128::from(self.weight));
         self.handed += pick.tasks;
+    }
+
+    /// Its virtual start after a task, placed at one.
+    pub fn after(&self, start: u128, spec: &JobSpec) -> u128 {
+        start.saturating_add((u128::from(charge(spec)) << SHIFT) / u128::from(self.weight))
     }
 
     /// Percent of its tier's recent work that was its, and that should be.
@@ -165,6 +172,7 @@ impl Fair {
             let behind = due.saturating_sub(share.usage.into()).min(CREDIT.0.into());
             share.credit = (behind << SHIFT) / u128::from(share.weight);
             share.start = self.start(share);
+            share.begin = share.start;
         }
     }
 

@@ -40,6 +40,7 @@
 //! **Back-off**, as kube-scheduler's queue has it: a job refused before is looked at with one task (or gang), the next
 //! one each time; if nothing changed that could help, only after a gap that doubles up to [`BACK_OFF_MOST`].
 
+mod arbiter;
 mod check;
 mod entry;
 mod fair;
@@ -49,6 +50,7 @@ mod line;
 mod price;
 mod why;
 
+pub use arbiter::Arbiter;
 pub use check::OrderError;
 pub use fair::{CREDIT, window};
 pub use held::Held;
@@ -103,6 +105,9 @@ pub struct Order {
     /// Jobs with tasks that wait and none in `requests`, and why. In the order of the jobs.
     pub held: Vec<(JobId, Held)>,
     shares: Vec<Share>,
+    /// Of its queues those of the Free tier that are overdue, longest first.
+    overdue_free: Vec<usize>,
+    paid_in_a_row: u32,
     now: Timestamp,
 }
 
@@ -110,6 +115,11 @@ impl Order {
     /// Why the request at `position` stands there: in words, for `nightshift explain`.
     pub fn why(&self, position: usize) -> Option<Why<'_>> {
         Why::new(self, position)
+    }
+
+    /// Whose request is tried next, as they find their places or not.
+    pub fn arbiter(&self) -> Arbiter<'_> {
+        Arbiter::new(self)
     }
 
     /// Where a task stands in it.
@@ -142,6 +152,8 @@ impl Queue {
         self.fair.weigh(lines.iter_mut().map(|line| &mut line.share));
         let mut order = Order { now, ..Order::default() };
         let mut turns = Turns::new(&lines, self.fair.paid_in_a_row(), now);
+        order.paid_in_a_row = self.fair.paid_in_a_row();
+        order.overdue_free = turns.overdue.iter().copied().collect();
         while order.requests.len() < limit {
             let Some(turn) = turns.next(&lines) else { break };
             let Some(pick) = lines[turn].pick(now) else {

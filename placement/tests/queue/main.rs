@@ -2,6 +2,7 @@
 
 mod ageing;
 mod any;
+mod arbiter;
 #[path = "../common/mod.rs"]
 mod common;
 mod cost;

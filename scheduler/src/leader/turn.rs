@@ -13,7 +13,7 @@ use nightshift_placement::queue::{Held, Order};
 use nightshift_state::{
     Command, Core, Effect, EncodedBatch, Head, Journal, JournalError, Outcome, Rejection, State, Submitted,
 };
-use nightshift_types::{AttemptId, Bytes, FailureReason, JobId, NodeId, TaskId, Timestamp};
+use nightshift_types::{AttemptId, Bytes, FailureReason, JobId, Milliseconds, NodeId, TaskId, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -33,6 +33,25 @@ const RETRY: Duration = Duration::from_millis(200);
 const PACE: u32 = 3;
 /// What time alone asks for is looked for this often.
 const TIMED: Duration = Duration::from_millis(100);
+
+/// A job's numbers change with every plan; its object follows them this often, and at once when a reason changes.
+const TELL: Milliseconds = Milliseconds(5_000);
+
+/// Why a job's tasks wait, as of the last look.
+#[derive(Debug)]
+pub(super) struct Noted {
+    pub why: WhyNot,
+    /// When its object was last told.
+    told: Timestamp,
+}
+
+impl Noted {
+    /// Whether another verdict says more than other numbers.
+    fn differs(&self, other: &WhyNot) -> bool {
+        let kinds = |why: &WhyNot| why.counts.iter().fold(0u64, |kinds, count| kinds | 1 << (count.kind as u64));
+        self.why.admitted_reason() != other.admitted_reason() || kinds(&self.why) != kinds(other)
+    }
+}
 
 /// When the leader did last what need not be done in each turn.
 #[derive(Debug)]
@@ -252,8 +271,10 @@ fn place(cycle: &mut Cycle, core: &mut Core, shared: &Shared, now: Timestamp) ->
     if !shared.tenants.listed() {
         return Vec::new();
     }
+    // The core's time never goes back; what it would decide is what is planned.
+    let now = now.max(core.state().time());
     let decided = cycle.decide(core.state(), &shared.nodes, &shared.tenants.all(), now, shared.lease());
-    note_verdicts(shared, decided.verdicts);
+    note_verdicts(shared, decided.verdicts, now);
     note_held(shared, &decided.order);
     let mut submitted = Vec::new();
     for Displaced { attempts, message } in decided.displaced {
@@ -270,23 +291,38 @@ fn place(cycle: &mut Cycle, core: &mut Core, shared: &Shared, now: Timestamp) ->
     let planned: BTreeSet<TaskId> = decided.placements.iter().map(|placement| placement.task.clone()).collect();
     let Ok(placed) = core.submit(Command::Place(decided.placements), now) else { return submitted };
     let declined: BTreeSet<&TaskId> = placed.declined().iter().map(|(placement, _)| &placement.task).collect();
-    cycle.committed(&decided.order, |task| planned.contains(task) && !declined.contains(task));
-    // There may be more to place: the request limit was reached, a job that fits again showed one task only, or a gang
-    // that has started may go on.
-    shared.wake.notify_one();
+    cycle.committed(&decided.order, |task| planned.contains(task) && !declined.contains(task), declined.len());
+    // There may be more to place: the request limit was reached, a job that fits again showed one task only, a gang that has
+    // started may go on, or what was declined is free for others. Where all was declined nothing is different.
+    if declined.len() < planned.len() {
+        shared.wake.notify_one();
+    }
     submitted.push(placed);
     submitted
 }
 
-fn note_verdicts(shared: &Shared, verdicts: BTreeMap<JobId, Option<WhyNot>>) {
+fn note_verdicts(shared: &Shared, verdicts: BTreeMap<JobId, Option<WhyNot>>, now: Timestamp) {
     let mut why = shared.why.lock().unwrap_or_else(PoisonError::into_inner);
     for (job, verdict) in verdicts {
-        let changed = match verdict {
-            Some(verdict) => why.insert(job.clone(), verdict.clone()).as_ref() != Some(&verdict),
-            None => why.remove(&job).is_some(),
+        let Some(verdict) = verdict else {
+            if why.remove(&job).is_some() {
+                shared.changed_jobs.add(job);
+            }
+            continue;
         };
-        if changed {
-            shared.changed_jobs.add(job);
+        match why.get_mut(&job) {
+            Some(noted) if noted.why == verdict => {}
+            Some(noted) => {
+                if noted.differs(&verdict) || now.since(noted.told) >= TELL {
+                    noted.told = now;
+                    shared.changed_jobs.add(job);
+                }
+                noted.why = verdict;
+            }
+            None => {
+                why.insert(job.clone(), Noted { why: verdict, told: now });
+                shared.changed_jobs.add(job);
+            }
         }
     }
     shared.metrics.unschedulable.set(why.len() as i64);
@@ -296,6 +332,15 @@ fn note_verdicts(shared: &Shared, verdicts: BTreeMap<JobId, Option<WhyNot>>) {
 fn note_held(shared: &Shared, order: &Arc<Order>) {
     let worth = order.held.iter().filter(|(_, held)| cycle::worth_saying(held));
     let now: BTreeMap<JobId, Held> = worth.cloned().collect();
+    // What nodes lacked is not why these wait now.
+    let instead = |held: &Held| matches!(held, Held::Suspended | Held::OverParallelism { .. } | Held::QueueStopped(_));
+    let mut why = shared.why.lock().unwrap_or_else(PoisonError::into_inner);
+    for (job, _) in order.held.iter().filter(|(_, held)| instead(held)) {
+        if why.remove(job).is_some() {
+            shared.changed_jobs.add(job.clone());
+        }
+    }
+    drop(why);
     let mut before = shared.held.lock().unwrap_or_else(PoisonError::into_inner);
     for (job, held) in now.iter().filter(|(job, held)| before.get(*job) != Some(held)) {
         tracing::debug!(%job, %held, "held");

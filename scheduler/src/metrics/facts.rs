@@ -7,6 +7,7 @@ use super::Builder;
 use crate::leader::Leader;
 use crate::nodes::census::Census;
 use nightshift_placement::ReasonKind;
+use nightshift_placement::queue::Held;
 use nightshift_state::{Job, State};
 use nightshift_types::{PicoPoints, Timestamp};
 use prometheus::{Encoder, Registry, TextEncoder};
@@ -18,7 +19,10 @@ const BACK_OFF: &str = "BackOff";
 const PARALLELISM: &str = "Parallelism";
 const NO_NODE: &str = "NoNode";
 const NOT_CONSIDERED: &str = "NotConsidered";
-const OWN_REASONS: [&str; 5] = [SUSPENDED, BACK_OFF, PARALLELISM, NO_NODE, NOT_CONSIDERED];
+const QUEUE_STOPPED: &str = "QueueStopped";
+const QUOTA_EXCEEDED: &str = "QuotaExceeded";
+const OWN_REASONS: [&str; 7] =
+    [SUSPENDED, BACK_OFF, PARALLELISM, NO_NODE, NOT_CONSIDERED, QUEUE_STOPPED, QUOTA_EXCEEDED];
 /// States of jobs that have no result yet.
 const JOB_STATES: [&str; 3] = ["Pending", "Running", "Suspended"];
 
@@ -42,7 +46,12 @@ impl Facts {
         let state = leader.state().await;
         let mut facts = Self { census: leader.nodes().census(&state, now, lease), ..Self::default() };
         facts.count_jobs(&state, now, |job| {
-            leader.why(&job.id).map(|why| why.counts.first().map_or(NO_NODE, |count| count.kind.as_str()))
+            match leader.held(&job.id) {
+                // Of those that are kept for people to read.
+                Some(Held::QueueStopped(_)) => Some(QUEUE_STOPPED),
+                Some(_) => Some(QUOTA_EXCEEDED),
+                None => leader.why(&job.id).map(|why| why.counts.first().map_or(NO_NODE, |count| count.kind.as_str())),
+            }
         });
         for (_, book) in state.ledger().queues() {
             facts.charged += book.spent;

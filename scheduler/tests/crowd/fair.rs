@@ -33,6 +33,13 @@ pub fn shares(state: &State, largest: Milliseconds, percent: u32) -> (usize, f64
     let window = window(largest, &weights, percent).0;
     let all = placed(state);
     let backlogged = &all[..backlogged(&all)];
+    for (tenth, part) in backlogged.chunks(backlogged.len().div_ceil(10).max(1)).enumerate() {
+        let mut sums = vec![0u64; weights.len()];
+        part.iter().for_each(|(_, queue, reference)| sums[*queue] += reference);
+        let whole: u64 = sums.iter().sum();
+        let percent: Vec<u64> = sums.iter().map(|sum| sum * 100 / whole.max(1)).collect();
+        println!("tenth {tenth} of the placements: {percent:?} % of the work to {TENANTS:?}");
+    }
     let (mut first, mut work, mut sums) = (0, 0, vec![0u64; weights.len()]);
     let (mut windows, mut worst) = (0, 0f64);
     for &(_, queue, reference) in backlogged {
@@ -95,6 +102,7 @@ pub async fn explained(leader: &Leader) -> BTreeMap<String, usize> {
     let old = |job: &&Job| now.since(job.admitted_at).0 > 5_000 && job.running == 0 && job.waiting() > 0;
     for job in state.unfinished().filter(old) {
         let word = match (leader.why(&job.id), held.get(&job.id)) {
+            (Some(why), _) if why.total == 0 => "NoNodeYet".to_string(),
             (Some(why), _) => why.admitted_reason().to_string(),
             (None, Some(held)) => held.as_str().to_string(),
             // Placed by that very cycle, or ended since.

@@ -64,7 +64,12 @@ async fn a_crowd_is_shared_fairly_and_nobody_starves() {
     for wave in 0..10 {
         let numbers = early + (jobs - early) * wave / 10..early + (jobs - early) * (wave + 1) / 10;
         kinds.extend(apply(&plane, numbers, true).await);
-        println!("{:?}: waiting jobs say {:?}", began.elapsed(), fair::explained(&plane.leader).await);
+        let words = fair::explained(&plane.leader).await;
+        println!("{:?}: waiting jobs say {words:?}", began.elapsed());
+        assert!(
+            wave < 5 || !words.contains_key("NoNodeYet"),
+            "a job still says what was true before the machines came"
+        );
         tokio::time::sleep(Duration::from_secs(5)).await;
     }
     let can_end = kinds.values().filter(|kind| **kind != Kind::Hopeless).count();
