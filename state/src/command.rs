@@ -140,7 +140,8 @@ pub enum Command {
     },
     /// Bring points in: from the mint to a queue's account. Again with the same id and amount: nothing happens.
     Grant {
-        /// Its name among the queue's, which whoever asks makes up; the last [`crate::ledger::MAX_GRANTS`] are remembered.
+        /// Its name among the queue's, which whoever asks makes up; a queue's last [`crate::ledger::MAX_GRANTS`] are
+        /// remembered.
         id: String,
         /// Which queue; not the default one, which draws on the mint itself.
         queue: String,
@@ -152,6 +153,14 @@ pub enum Command {
     /// Stop running attempts for others' sake: they wait again at once, uncounted. Of any but running ones: nothing
     /// happens.
     Preempt {
+        /// Which.
+        attempts: Vec<AttemptId>,
+        /// In words.
+        message: String,
+    },
+    /// Stop running attempts because nothing of their queue may run: they wait again at once, uncounted, and it is not
+    /// held to them as a preemption is.
+    Drain {
         /// Which.
         attempts: Vec<AttemptId>,
         /// In words.

@@ -59,7 +59,12 @@ pub fn decide(state: &State, command: Command, now: Timestamp) -> Result<Decisio
         }
         Command::SetQueue { queue, budget } => queues::set(state, queue, budget),
         Command::Grant { id, queue, amount, note } => queues::grant(state, id, queue, amount, note),
-        Command::Preempt { attempts, message } => Ok(attempts::preempt(state, &attempts, &message, now)),
+        Command::Preempt { attempts, message } => {
+            Ok(attempts::stop(state, &attempts, FailureReason::Preempted, &message, now))
+        }
+        Command::Drain { attempts, message } => {
+            Ok(attempts::stop(state, &attempts, FailureReason::Cancelled, &message, now))
+        }
         Command::ExpireDeadlines => Ok(jobs::expire(state, now)),
     }
 }

@@ -100,7 +100,7 @@ impl State {
                 sink.text(budget.period.as_str()).points(budget.points);
             }
         }
-        for (id, amount) in &self.ledger.newest_grants {
+        for (id, amount) in self.ledger.newest_grants.values().flatten() {
             sink.text(id).points(*amount);
         }
         sink.number(self.ledger.grants()).number(self.ledger.recent.len() as u64);

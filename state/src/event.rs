@@ -173,15 +173,22 @@ impl Event {
         let newer = match self {
             Self::QueueSet { .. } => true,
             Self::TaskPlaced { drawn, .. } => *drawn,
-            Self::JobAdmitted { spec, .. } => spec.min_reputation.is_some(),
-            Self::JobUpdated { update, .. } => {
-                update.terms.as_ref().is_some_and(|terms| terms.min_reputation.is_some())
-            }
+            Self::JobAdmitted { spec, .. } => newer_terms(spec.priority, spec.min_parallelism, spec.min_reputation),
+            Self::JobUpdated { update, .. } => update
+                .terms
+                .as_ref()
+                .is_some_and(|terms| newer_terms(terms.priority, terms.min_parallelism, terms.min_reputation)),
+            Self::AttemptFailed { reason, .. } => *reason == FailureReason::Preempted,
             Self::Transferred { entry } => matches!(entry.kind, EntryKind::Grant { .. }),
             _ => false,
         };
         if newer { 2 } else { 1 }
     }
+}
+
+/// Whether a job's terms say what a reader of format 1 would drop unseen.
+fn newer_terms(priority: i32, min_parallelism: u32, min_reputation: Option<Reputation>) -> bool {
+    priority != 0 || min_parallelism != 0 || min_reputation.is_some()
 }
 
 /// What of a job may change after admission.

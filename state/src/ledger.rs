@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// Entries kept in memory for statements; older ones are in the journal.
 pub const MAX_RECENT: usize = 10_000;
-/// Grants remembered by name, so that one that is repeated is granted once.
-pub const MAX_GRANTS: usize = 1_024;
+/// Grants of one queue that are remembered by name, so that one that is repeated is granted once, however many other
+/// queues there are.
+pub const MAX_GRANTS: usize = 64;
 
 /// Why points moved.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,8 +107,8 @@ pub struct Ledger {
     pub(crate) queues: BTreeMap<String, QueueBook>,
     pub(crate) entries: u64,
     pub(crate) grants: u64,
-    /// Ids and amounts of the newest grants, oldest first.
-    pub(crate) newest_grants: VecDeque<(String, PicoPoints)>,
+    /// By queue: ids and amounts of its newest grants, oldest first.
+    pub(crate) newest_grants: BTreeMap<String, VecDeque<(String, PicoPoints)>>,
     /// The newest entries, oldest first.
     pub(crate) recent: VecDeque<Posted>,
 }
@@ -145,11 +146,11 @@ impl Ledger {
 
     /// What the grant of this name brought a queue, as far as that is remembered.
     pub fn granted(&self, queue: &str, name: &str) -> Option<PicoPoints> {
-        self.grant_of(&grant_id(queue, name))
+        self.grant_of(queue, &grant_id(queue, name))
     }
 
-    fn grant_of(&self, id: &str) -> Option<PicoPoints> {
-        self.newest_grants.iter().find(|(known, _)| known == id).map(|(_, amount)| *amount)
+    fn grant_of(&self, queue: &str, id: &str) -> Option<PicoPoints> {
+        self.newest_grants.get(queue)?.iter().find(|(known, _)| known == id).map(|(_, amount)| *amount)
     }
 
     /// The newest [`MAX_RECENT`] entries, oldest first.
@@ -158,12 +159,13 @@ impl Ledger {
     }
 
     pub(crate) fn note_grant(&mut self, queue: &str, entry: &LedgerEntry) -> Option<()> {
-        self.grant_of(&entry.id).is_none().then_some(())?;
+        self.grant_of(queue, &entry.id).is_none().then_some(())?;
         self.book(queue);
         self.grants += 1;
-        self.newest_grants.push_back((entry.id.clone(), entry.change(&AccountId::Tenant(queue.to_owned()))));
-        if self.newest_grants.len() > MAX_GRANTS {
-            self.newest_grants.pop_front();
+        let newest = self.newest_grants.entry(queue.to_owned()).or_default();
+        newest.push_back((entry.id.clone(), entry.change(&AccountId::Tenant(queue.to_owned()))));
+        if newest.len() > MAX_GRANTS {
+            newest.pop_front();
         }
         Some(())
     }

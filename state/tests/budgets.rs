@@ -179,6 +179,51 @@ fn a_preempted_task_waits_again_uncounted() {
 }
 
 #[test]
+fn what_is_drained_waits_again_and_was_not_preempted() {
+    let mut bench = Bench::new(&["n1"]);
+    bench.ok(admit("a", spec(1)));
+    for number in 1..=2 {
+        bench.ok(place("a", 0, "n1", 5));
+        let (attempts, message) = (vec![attempt("a", 0, number)], "its queue was stopped".to_string());
+        let drained = number == 1;
+        let command =
+            if drained { Command::Drain { attempts, message } } else { Command::Preempt { attempts, message } };
+        let effects = bench.ok(command);
+        assert!(
+            matches!(&effects[0], Effect::Cancel { reason, .. } if (*reason == FailureReason::Cancelled) == drained)
+        );
+        let task = bench.state().task(&task("a", 0)).unwrap();
+        assert!(matches!(task.state, TaskState::Waiting { .. }) && task.failures == 0 && task.avoid.is_empty());
+        assert_eq!((task.cancelled, task.preempted), (number, number - 1));
+    }
+    end(&bench);
+}
+
+#[test]
+fn grants_are_remembered_by_queue() {
+    let mut bench = Bench::new(&[]);
+    let grant = |queue: usize, month: usize| Command::Grant {
+        id: format!("2026-{month}"),
+        queue: format!("q{queue}"),
+        amount: PicoPoints(7),
+        note: String::new(),
+    };
+    // A month's script over more queues than any one list would hold, and all of it again.
+    for queue in (0..1_100).chain(0..1_100) {
+        bench.ok(grant(queue, 1));
+    }
+    assert_eq!((bench.state().ledger().grants(), bench.state().ledger().entries()), (1_100, 1_100));
+    // Of one queue its newest are known.
+    for month in 2..=ledger::MAX_GRANTS + 1 {
+        bench.ok(grant(0, month));
+    }
+    let known = |month: usize| bench.state().ledger().granted("q0", &format!("2026-{month}"));
+    assert_eq!((known(1), known(2)), (None, Some(PicoPoints(7))));
+    assert_eq!(bench.state().ledger().granted("q1", "2026-1"), Some(PicoPoints(7)));
+    end(&bench);
+}
+
+#[test]
 fn statements_have_every_entry_and_the_job_it_is_of() {
     let mut bench = Bench::new(&["n1"]);
     bench.ok(grant("g", 100));
@@ -215,4 +260,35 @@ fn a_batch_says_the_format_that_it_needs() {
     assert_eq!(format(&bench), [0x08, 2]);
     bench.ok(budget("default", 3, BudgetPeriod::Month));
     assert_eq!(format(&bench), [0x08, 2]);
+    // What costs nothing needs no points, and nothing new.
+    bench.ok(admit("free", other(1)));
+    bench.ok(place("free", 0, "n1", 0));
+    assert_eq!(format(&bench), [0x08, 1]);
+    bench.ok(succeed(attempt("free", 0, 1), "n1"));
+    assert_eq!(format(&bench), [0x08, 1]);
+    // Terms that an earlier version would drop, and an end that it would not know.
+    let least = Some(Reputation::new(700));
+    let newer = [
+        JobSpec { priority: 100, ..spec(1) },
+        JobSpec { min_parallelism: 1, ..spec(1) },
+        JobSpec { min_reputation: least, ..spec(1) },
+    ];
+    for (number, newer) in newer.into_iter().enumerate() {
+        let terms = Some(JobTerms::from(&newer));
+        bench.ok(admit(&format!("new-{number}"), newer));
+        assert_eq!(format(&bench), [0x08, 2]);
+        bench.ok(admit(&format!("old-{number}"), spec(1)));
+        assert_eq!(format(&bench), [0x08, 1]);
+        let update = JobUpdate { generation: 2, parallelism: 3, terms, ..JobUpdate::from(&spec(1)) };
+        bench.ok(Command::UpdateJob { job: job(&format!("old-{number}")), update });
+        assert_eq!(format(&bench), [0x08, 2]);
+    }
+    bench.ok(admit("c", spec(1)));
+    for number in 1..=2 {
+        bench.ok(place("c", 0, "n1", 0));
+        let (attempts, message) = (vec![attempt("c", 0, number)], String::new());
+        let preempt = number == 2;
+        bench.ok(if preempt { Command::Preempt { attempts, message } } else { Command::Drain { attempts, message } });
+        assert_eq!(format(&bench), [0x08, number as u8]);
+    }
 }

@@ -232,7 +232,8 @@ fn command(bench: &Bench, step: &Step) -> Option<Command> {
         },
         Step::Preempt { nth } => {
             let (_, attempt) = nth_running(bench, nth)?;
-            Command::Preempt { attempts: vec![attempt.clone(), attempt], message: "for another".into() }
+            let (attempts, message) = (vec![attempt.clone(), attempt], "for another".into());
+            if nth % 2 == 0 { Command::Preempt { attempts, message } } else { Command::Drain { attempts, message } }
         }
         Step::Wait { .. } | Step::Days { .. } | Step::Lead => return None,
     })

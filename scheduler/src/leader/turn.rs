@@ -256,7 +256,7 @@ fn timed(state: &State, shared: &Shared, now: Timestamp) -> Vec<Command> {
     let mut commands: Vec<Command> = lost.into_iter().map(lose).collect();
     let attempts = displace::drained(state, &shared.tenants.all());
     if !attempts.is_empty() {
-        commands.push(Command::Preempt { attempts, message: "its queue was stopped: stopPolicy HoldAndDrain".into() });
+        commands.push(Command::Drain { attempts, message: "its queue was stopped: stopPolicy HoldAndDrain".into() });
     }
     commands.push(Command::ExpireDeadlines);
     commands

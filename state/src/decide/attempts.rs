@@ -110,7 +110,8 @@ fn place_one<'a>(
     planned.jobs.insert(id.job.clone(), (more + 1, more_quotes + *quote));
     planned.tasks.insert(id.clone());
     let attempt = AttemptId { cell: cell.clone(), task: id.clone(), number: task.attempts + 1 };
-    Ok((attempt, queue != DEFAULT_QUEUE))
+    // What costs nothing is drawn on nobody.
+    Ok((attempt, queue != DEFAULT_QUEUE && *quote > PicoPoints::ZERO))
 }
 
 fn check_limits(job: &Job, more: u32, more_quotes: PicoPoints, quote: PicoPoints) -> Result<(), Rejection> {
@@ -196,13 +197,20 @@ pub(super) fn lose(
     decision
 }
 
-pub(super) fn preempt(state: &State, attempts: &[AttemptId], message: &str, now: Timestamp) -> Decision {
+/// `Preempted` counts against those that may make way so and so often, `Cancelled` against nothing.
+pub(super) fn stop(
+    state: &State,
+    attempts: &[AttemptId],
+    reason: FailureReason,
+    message: &str,
+    now: Timestamp,
+) -> Decision {
     let message = shorten(message.to_owned());
     let mut decision = Decision::default();
     let mut changed: BTreeSet<JobId> = BTreeSet::new();
     let attempts: BTreeSet<&AttemptId> = attempts.iter().collect();
     for running in attempts.into_iter().filter_map(|attempt| state.current(attempt)) {
-        let (attempt, node, reason) = (running.attempt.clone(), running.node.clone(), FailureReason::Preempted);
+        let (attempt, node) = (running.attempt.clone(), running.node.clone());
         changed.insert(attempt.task.job.clone());
         decision.effects.push(Effect::Cancel { node, attempt: attempt.clone(), reason, message: message.clone() });
         let event = Event::AttemptFailed { attempt, reason, message: message.clone(), requeue: Some(now) };
