@@ -92,7 +92,8 @@ pub struct ComputeNodeStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub network_milliseconds: Option<i64>,
-    /// How likely a result of the node is right, from 0 to 1, by the results that were verified.
+    /// How far the node's work has earned trust, from 0 to 1: a new node has 0.5, accepted results raise it, failures by its
+    /// own fault lower it, and older ones count less. Results are accepted without being verified.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reputation: Option<FractionString>,
     /// Points earned, all together.

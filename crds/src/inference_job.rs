@@ -119,7 +119,8 @@ pub struct InferenceJobSpec {
     #[schemars(length(max = 8))]
     pub first_available: Vec<DeviceRequest>,
 
-    /// Least reputation of a node, from 0 to 1, as a decimal in quotes.
+    /// Least reputation of a node, from 0 to 1, as a decimal in quotes; what stands after three decimals is rounded up. A new
+    /// node has 0.5, and none has more than 0.992.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_reputation: Option<FractionString>,
 
