@@ -4,6 +4,8 @@
 mod common;
 #[path = "worker/failures.rs"]
 mod failures;
+#[path = "worker/images.rs"]
+mod images;
 #[path = "worker/models.rs"]
 mod models;
 #[path = "worker/overhead.rs"]

@@ -1,8 +1,8 @@
 //! Codecs: a task's bytes to the model's arguments, and what the model returns to a result's bytes.
 //!
 //! *In*: bytes that may be hostile, the model's ports, the job's parameters. *Out*: [`Decoded`] and [`Encoded`].
-//! *Invariant*: no input panics or takes memory beyond a small multiple of its own size; an error names the port and what
-//! was expected, and says whose fault it is. All of it runs in the worker's process.
+//! *Invariant*: no input panics or takes memory beyond a small multiple of its own size, or of a picture's pixels, which are
+//! limited; an error names the port and what was expected, and says whose fault it is. All of it runs in the worker's process.
 //!
 //! * One variable input: the task's bytes are that input's. Several: a JSON object by the ports' names, each `json`.
 //! * One output: its bytes are the result. Several: a JSON object by the ports' names; all must write JSON.
@@ -11,6 +11,7 @@
 
 pub mod constant;
 mod dtype;
+pub mod image;
 pub mod json;
 pub mod labels;
 pub mod options;
@@ -63,6 +64,7 @@ enum Reader {
     Tensor,
     Json,
     Wav(wav::Wav),
+    Image(image::PictureReader),
 }
 
 #[derive(Debug)]
@@ -71,6 +73,7 @@ enum Writer {
     Json,
     Labels(labels::Labels),
     Segments(segments::Segments),
+    Image(image::PictureWriter),
 }
 
 impl Plan {
@@ -102,6 +105,7 @@ impl Plan {
         let read = match variable.as_slice() {
             [] => Vec::new(),
             [(port, Reader::Tensor)] => vec![tensor::decode(port, bytes)?],
+            [(port, Reader::Image(picture))] => vec![picture.decode(port, bytes)?],
             [(port, Reader::Wav(wav))] => {
                 let (count, tensor) = wav.decode(port, bytes)?;
                 samples = Some(count);
@@ -133,18 +137,22 @@ impl Plan {
         let mut out = Encoded { bytes: Vec::new(), content_type: JSON };
         let several = self.outputs.len() > 1;
         for (index, ((port, writer), tensor)) in self.outputs.iter().zip(&tensors).enumerate() {
-            value::check(port, tensor, limit)?;
+            // A picture's file may have fewer bytes than pixels; its own limits hold.
+            if !matches!(writer, Writer::Image(_)) {
+                value::check(port, tensor, limit)?;
+            }
             if several {
                 out.bytes.extend_from_slice(if index == 0 { b"{" } else { b"," });
                 json::write_text(&port.name, &mut out.bytes);
                 out.bytes.push(b':');
             }
             match writer {
-                Writer::Tensor if several => return Err(CodecError::several(port)),
+                Writer::Tensor | Writer::Image(_) if several => return Err(CodecError::several(port)),
                 Writer::Tensor => {
                     tensor::encode(port, tensor, &mut out.bytes)?;
                     out.content_type = OCTETS;
                 }
+                Writer::Image(picture) => out.content_type = picture.encode(port, tensor, &mut out.bytes)?,
                 Writer::Json => json::encode(port, tensor, &mut out.bytes)?,
                 Writer::Labels(labels) => labels.encode(port, tensor, &mut out.bytes)?,
                 Writer::Segments(segments) => segments.encode(port, tensor, samples, &mut out.bytes)?,
@@ -166,7 +174,8 @@ fn reader(options: &Options<'_>, window: usize) -> Result<Reader, CodecError> {
         Codec::Tensor => Ok(Reader::Tensor),
         Codec::Json => Ok(Reader::Json),
         Codec::Wav => Ok(Reader::Wav(wav::Wav::new(options, window)?)),
-        Codec::Image | Codec::Text => Err(options.unsupported()),
+        Codec::Image => Ok(Reader::Image(image::PictureReader::new(options)?)),
+        Codec::Text => Err(options.unsupported()),
         Codec::Labels | Codec::Segments => Err(options.wrong_side("outputs")),
     }
 }
@@ -177,7 +186,8 @@ fn writer(options: &Options<'_>) -> Result<Writer, CodecError> {
         Codec::Json => Ok(Writer::Json),
         Codec::Labels => Ok(Writer::Labels(labels::Labels::new(options)?)),
         Codec::Segments => Ok(Writer::Segments(segments::Segments::new(options)?)),
-        Codec::Image | Codec::Text => Err(options.unsupported()),
+        Codec::Image => Ok(Writer::Image(image::PictureWriter::new(options)?)),
+        Codec::Text => Err(options.unsupported()),
         Codec::Wav => Err(options.wrong_side("inputs")),
     }
 }

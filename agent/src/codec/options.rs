@@ -61,6 +61,8 @@ impl CodecError {
 fn known(codec: Codec, side: Side) -> (&'static [&'static str], &'static [&'static str]) {
     match (codec, side) {
         (Codec::Wav, Side::Input) => (super::wav::OPTIONS, &[]),
+        (Codec::Image, Side::Input) => (super::image::INPUT_OPTIONS, &[]),
+        (Codec::Image, Side::Output) => (super::image::OUTPUT_OPTIONS, super::image::OUTPUT_PARAMETERS),
         (Codec::Labels, Side::Output) => (super::labels::OPTIONS, super::labels::PARAMETERS),
         (Codec::Segments, Side::Output) => (super::segments::OPTIONS, super::segments::PARAMETERS),
         _ => (&[], &[]),
@@ -97,11 +99,13 @@ impl<'a> Options<'a> {
     /// Checks that the port's options are the codec's.
     pub fn new(port: &'a Port, side: Side, parameters: &'a BTreeMap<String, String>) -> Result<Self, CodecError> {
         let (names, _) = known(port.codec, side);
-        let unsupported = matches!(port.codec, Codec::Image | Codec::Text);
+        let unsupported = port.codec == Codec::Text;
         match port.options.keys().find(|name| !names.contains(&name.as_str())) {
             Some(unknown) if !unsupported => Err(CodecError::model(format!(
-                "option {unknown:?} of {:?} is unknown to codec {} of this agent",
-                port.name, port.codec
+                "option {unknown:?} of {side} {:?} is unknown to codec {} of this agent",
+                port.name,
+                port.codec,
+                side = if side == Side::Input { "input" } else { "output" },
             ))),
             _ => Ok(Self { port, side, parameters }),
         }
