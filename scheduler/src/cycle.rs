@@ -35,8 +35,10 @@ pub struct Decided {
 /// What could make a refused task fit, counted: a number that rose since means look again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct News {
-    /// Changes of nodes: joined, available, another ask.
+    /// Changes of nodes: joined, another ask or policy.
     nodes: u64,
+    /// Passing ones: available again, another model.
+    passing: u64,
     /// Attempts that ended, as far as this leader placed them or found them running.
     ended: u64,
     /// Changes of queues' terms.
@@ -50,8 +52,10 @@ struct Refused {
     at: Timestamp,
     /// What was true then.
     news: News,
-    /// Capacity may help, or another reputation: anything that ends is news.
+    /// Capacity would help.
     capacity: bool,
+    /// What passes by itself may help: capacity, a warm model, another reputation. Anything that ends is news.
+    passes: bool,
     /// What its queue could spend then; `None`: any amount.
     left: Option<PicoPoints>,
     /// Of the spec that was refused; another one is another question.
@@ -86,7 +90,8 @@ impl Cycle {
         if !Arc::ptr_eq(&self.terms.0, queues) {
             self.terms = (queues.clone(), self.terms.1 + 1);
         }
-        let news = News { nodes: nodes.changes(), ended: self.ended, terms: self.terms.1 };
+        let (lasting, passing) = (nodes.changes(), nodes.passing_changes());
+        let news = News { nodes: lasting, passing, ended: self.ended, terms: self.terms.1 };
         let mut purses = Purses::new(state, now);
         let tenants = tenants(state, queues, now);
         let jobs: Vec<QueuedJob> = state.unfinished().map(|job| self.queued(job, news, &mut purses, now)).collect();
@@ -142,6 +147,7 @@ impl Cycle {
                 count: refused.count,
                 at: refused.at,
                 changed: refused.helped_by(news, purses.left(&job.spec.queue)),
+                capacity: refused.capacity,
             }),
         }
     }
@@ -156,10 +162,12 @@ impl Cycle {
                 continue;
             };
             let count = self.refused.get(id).map_or(0, |refused| refused.count);
-            let named = why.counts.iter().any(|count| count.kind == ReasonKind::Reputation);
-            let capacity = named || why.admitted_reason() == AdmittedReason::WaitingForCapacity;
+            let capacity = why.admitted_reason() == AdmittedReason::WaitingForCapacity;
+            let soft = [ReasonKind::Reputation, ReasonKind::TooSlow];
+            let passes = capacity || why.counts.iter().any(|count| soft.contains(&count.kind));
             let (left, generation) = (purses.left(&job.spec.queue), job.spec.generation);
-            let refused = Refused { count: count.saturating_add(1), at: purses.now, news, capacity, left, generation };
+            let count = count.saturating_add(1);
+            let refused = Refused { count, at: purses.now, news, capacity, passes, left, generation };
             self.refused.insert(id.clone(), refused);
         }
         if self.refused.len() > 2 * state.unfinished_count() {
@@ -173,7 +181,7 @@ impl Refused {
         let richer = self.left.is_some_and(|before| left.is_none_or(|left| left > before));
         richer
             || (news.nodes, news.terms) != (self.news.nodes, self.news.terms)
-            || (self.capacity && news.ended != self.news.ended)
+            || (self.passes && (news.ended, news.passing) != (self.news.ended, self.news.passing))
     }
 }
 

@@ -111,8 +111,10 @@ struct Inner {
     live: BTreeMap<NodeId, LiveNode>,
     policies: BTreeMap<NodeId, Policy>,
     sessions: u64,
-    /// Rises with everything that may let a node take what it could not take before.
+    /// Rises with everything that may let a node take what it could not take before, however free and fast.
     changes: u64,
+    /// Rises with what passes by itself: a node is heard or available again, or has another model.
+    passing: u64,
 }
 
 /// All nodes, what placement keeps of them between its cycles, and what is known from runs.
@@ -191,7 +193,7 @@ impl Nodes {
     /// Anything came up the session.
     pub fn heard(&self, key: &SessionKey, now: Timestamp) {
         let silent = self.with(key, |live| now.since(std::mem::replace(&mut live.heard, now)).0 > SILENT.0);
-        self.lock().changes += u64::from(silent == Some(true));
+        self.lock().passing += u64::from(silent == Some(true));
     }
 
     /// A heartbeat: models, availability, and the answer to a ping. True if placement should look again.
@@ -224,7 +226,7 @@ impl Nodes {
             news
         });
         let news = news.unwrap_or(false);
-        self.lock().changes += u64::from(news);
+        self.lock().passing += u64::from(news);
         news
     }
 
@@ -292,10 +294,16 @@ impl Nodes {
         changed
     }
 
-    /// A number that rises whenever a node may take what it could not take before: it joined, became available, has
-    /// another model, ask or policy.
+    /// A number that rises whenever a node may take what it could not take before, were it free: it joined, has another
+    /// ask or policy.
     pub fn changes(&self) -> u64 {
         self.lock().changes
+    }
+
+    /// A number that rises with what helps those alone that wait for a free or a faster node: one became available, or
+    /// has another model. With each heartbeat of a busy pool: nothing to look again for where no node would do.
+    pub fn passing_changes(&self) -> u64 {
+        self.lock().passing
     }
 
     /// When the node was last heard, if ever in this leader's time.
@@ -454,6 +462,24 @@ mod tests {
         assert!(!nodes.send(&node, ack()), "its queue is full");
         assert!(!nodes.is_current(&key), "what it missed comes after its next hello");
         assert!(receiver.try_recv().is_ok() && receiver.try_recv().is_err());
+    }
+
+    #[test]
+    fn another_model_is_news_for_those_alone_that_wait_for_a_free_or_faster_node() {
+        let nodes = Nodes::default();
+        let node = NodeId::new("n").unwrap();
+        let (sender, _receiver) = mpsc::channel(1);
+        let key = nodes.connect(&node, announce(1), sender, Timestamp(0)).unwrap();
+        let (lasting, passing) = (nodes.changes(), nodes.passing_changes());
+        let resident = Resident { cached: vec![Digest([1; 32])], loaded: Vec::new() };
+        assert!(nodes.heartbeat(&key, resident.clone(), None, 0, Timestamp(1)), "placement looks again");
+        assert_eq!((nodes.changes(), nodes.passing_changes()), (lasting, passing + 1));
+        let away = Some((Unavailable::OwnerActive, String::new()));
+        nodes.heartbeat(&key, resident.clone(), away.clone(), 0, Timestamp(2));
+        nodes.heartbeat(&key, resident, away, 0, Timestamp(3));
+        assert_eq!((nodes.changes(), nodes.passing_changes()), (lasting, passing + 2));
+        nodes.offer(&key, Offer::default());
+        assert_eq!((nodes.changes(), nodes.passing_changes()), (lasting + 1, passing + 2));
     }
 
     #[test]

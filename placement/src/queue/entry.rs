@@ -128,7 +128,14 @@ impl<'a> Entry<'a> {
 
     /// Whether nothing of it was placed for so long that it goes first.
     pub fn overdue(&self, now: Timestamp) -> bool {
-        self.picked == 0 && now.since(self.since) > AGEING
+        self.picked == 0 && now.since(self.since) > AGEING && !self.hopeless(now)
+    }
+
+    /// Whether waiting does not help it, as far as is known: no node could take it even if it were free. One that may
+    /// fit again since is found by a look in its usual turn; had it none for so long, a quota is in its way.
+    fn hopeless(&self, now: Timestamp) -> bool {
+        let known = |refusal: Refusal| !(refusal.changed && now.since(refusal.at) > AGEING);
+        self.queued.refusal.is_some_and(|refusal| !refusal.capacity && known(refusal))
     }
 
     /// Its next task, or its whole gang: positions among its waiting tasks. Only while it is able.

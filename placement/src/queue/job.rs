@@ -53,7 +53,10 @@ pub struct Refusal {
     pub count: u32,
     /// The last of them.
     pub at: Timestamp,
-    /// What could help has changed since: for a refusal for want of capacity, anything that was freed; for any refusal,
-    /// a node that joined, became available, or changed its ask, labels, taints or trust. Looked at again at once.
+    /// What could help has changed since: for a refusal for want of capacity, anything that was freed, and a node that
+    /// became available; for any refusal,
+    /// a node that joined, or changed its ask, labels, taints or trust. Looked at again at once.
     pub changed: bool,
+    /// It was for want of capacity: waiting helps. Of any other nothing is kept for the job meanwhile.
+    pub capacity: bool,
 }

@@ -26,7 +26,9 @@
 //! NSDI 2011) need one pool of each resource; here a quota bounds a queue's memory instead.
 //!
 //! **Ageing**, inside a queue. A job waits since its first ready task became ready, or since one of its tasks was last
-//! placed. After [`AGEING`] it is overdue. While it may start and is not held:
+//! placed. After [`AGEING`] it is overdue, unless its last look found that no node
+//! could take it whatever is free ([`Refusal::capacity`]): nothing is kept for what waiting does not help, until something
+//! changed and it was not looked at for [`AGEING`]. While it may start and is not held:
 //! * of its own or a lower priority nothing that began to wait later is looked at before it;
 //! * of a higher priority at most `(AGEING_TURN − 1) × (older overdue jobs + 1)` tasks are, counting over cycles what
 //!   was placed.

@@ -50,7 +50,8 @@ fn any_job(random: &mut Random, number: usize) -> QueuedJob {
     queued.active_since = random.percent(50).then(|| Timestamp(random.next() % NOW));
     queued.pending_since = random.percent(50).then(|| Timestamp(random.next() % NOW));
     let (count, at) = (random.below(9) as u32, Timestamp(random.next() % NOW));
-    queued.refusal = random.percent(25).then(|| Refusal { count, at, changed: random.percent(50) });
+    queued.refusal =
+        random.percent(25).then(|| Refusal { count, at, changed: random.percent(50), capacity: random.percent(50) });
     queued
 }
 

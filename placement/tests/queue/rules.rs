@@ -6,7 +6,7 @@ use nightshift_types::{Bytes, Milliseconds, PicoPoints, QueueTier, Quota, StopPo
 use std::sync::Arc;
 
 fn refused(mut queued: QueuedJob, count: u32, at: u64, changed: bool) -> QueuedJob {
-    queued.refusal = Some(Refusal { count, at: Timestamp(at), changed });
+    queued.refusal = Some(Refusal { count, at: Timestamp(at), changed, capacity: true });
     queued
 }
 
@@ -172,4 +172,52 @@ fn a_request_carries_what_is_left_of_the_budget() {
     queued.job.committed = points("0.75");
     assert_eq!(left(&queued), None);
     assert_eq!(left(&with(queued, |spec| spec.max_cost = Some(points("1")))), Some(points("0.25")));
+}
+
+/// A job whose last look, at 60 s, found that no node could take it whatever is free.
+fn doomed(queued: QueuedJob, changed: bool) -> QueuedJob {
+    let mut queued = refused(queued, 1, 60_000, changed);
+    queued.refusal.as_mut().unwrap().capacity = false;
+    queued
+}
+
+#[test]
+fn nothing_is_kept_for_a_job_that_waiting_does_not_help() {
+    let none = Tenants::new();
+    let overdue = |jobs: &[QueuedJob], now| {
+        let order = next(&mut Queue::default(), &none, jobs, now, 10);
+        let marked = order.requests.iter().filter(|request| request.overdue).map(|request| request.task.to_string());
+        (text(&order), marked.collect::<Vec<_>>().join(" "))
+    };
+    let later = at(job("later", "q", 1), 1);
+    let both = |old: QueuedJob| [old, later.clone()];
+    let is = |order: &str, marked: &str| (order.to_owned(), marked.to_owned());
+    // One that was never looked at, and one that waits for capacity, have the reservation.
+    assert_eq!(overdue(&both(job("old", "q", 1)), 62_000), is("old/0 later/0", "old/0"));
+    assert_eq!(overdue(&both(refused(job("old", "q", 1), 1, 60_000, false)), 62_000), is("old/0 later/0", "old/0"));
+    // Else the next has it; a node that joined has it looked at, and no more.
+    assert_eq!(overdue(&both(doomed(job("old", "q", 1), false)), 62_000), is("later/0 old/0", "later/0"));
+    assert_eq!(overdue(&both(doomed(job("old", "q", 1), true)), 60_010), is("later/0 old/0", "later/0"));
+    // Something changed and it was not looked at for long: nobody knows.
+    assert_eq!(overdue(&both(doomed(job("old", "q", 1), true)), 120_001), is("old/0 later/0", "old/0"));
+    assert_eq!(overdue(&both(doomed(job("old", "q", 1), false)), 120_001), is("later/0 old/0", "later/0"));
+}
+
+#[test]
+fn a_quota_is_not_drained_for_a_job_that_waiting_does_not_help() {
+    let quota = Quota { tasks: None, device_memory: Some(Bytes::gibi(10)) };
+    let mut one = tenants([("q", TenantQueue { quota, ..TenantQueue::default() })]);
+    *one.get_mut("q").unwrap() = Tenant { running: 2, memory: Bytes::gibi(4), ..one["q"].clone() };
+    let of = |id: &str, gibi| with(job(id, "q", 9), |spec| spec.memory = Bytes::gibi(gibi));
+    let small = at(of("small", 2), 5_000);
+    assert_eq!(first(&one, &[refused(of("big", 7), 1, 60_000, true), small.clone()], 66_000, 10), "");
+    for changed in [false, true] {
+        let jobs = [doomed(of("big", 7), changed), small.clone()];
+        let order = next(&mut Queue::default(), &one, &jobs, 66_000, 10);
+        assert_eq!(text(&order), "small/0 small/1 small/2");
+        assert!(why(&order, "big").starts_with("QuotaExceeded: the queue holds"), "{}", why(&order, "big"));
+    }
+    // A quota that never has room hides what changed: after long enough it is drained for one look.
+    assert_eq!(first(&one, &[doomed(of("big", 7), true), small.clone()], 120_001, 10), "");
+    assert_eq!(first(&one, &[doomed(of("big", 7), false), small], 120_001, 10), "small/0 small/1 small/2");
 }
