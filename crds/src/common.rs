@@ -83,6 +83,13 @@ text! {
 }
 
 text! {
+    /// A colour: red, green and blue in hexadecimal.
+    ColorString, max 7,
+    rule "self.matches('^#[0-9a-fA-F]{6}$')",
+    message "{path} must be a colour in hexadecimal, red, green, blue, such as \"#ffffff\"",
+}
+
+text! {
     /// A decimal from 0 to 1 with at most 12 decimals: a share or a probability.
     FractionString, max 64,
     rule "self.matches('^(0([.][0-9]{1,12})?|1([.]0{1,12})?)$')",

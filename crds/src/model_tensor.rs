@@ -1,7 +1,7 @@
 //! One input or output of a model: a tensor, and the codec between it and what people send and get.
 //! *Invariant*: an options block is there only for its own codec.
 
-use crate::common::{DecimalString, DigestString, SignedDecimalString, SourceUri, words};
+use crate::common::{ColorString, DecimalString, DigestString, FractionString, SignedDecimalString, SourceUri, words};
 use nightshift_types as types;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -188,26 +188,110 @@ fn default_sample_rate() -> i32 {
     16_000
 }
 
+words! {
+    /// What a tensor's channels are, in their order.
+    ImageChannels {
+        /// Red, green, blue.
+        Rgb = "rgb",
+        /// Blue, green, red.
+        Bgr = "bgr",
+        /// One: the luma of ITU-R 601.
+        Gray = "gray",
+    }
+}
+
+words! {
+    /// How a picture of other proportions gets the model's width and height.
+    ImageResize {
+        /// Each side is scaled by itself.
+        Stretch = "stretch",
+        /// Scaled until it covers them; what stands out is cut off, the same on both sides.
+        Crop = "crop",
+        /// Scaled until it fits into them; the rest is background, the same on both sides.
+        Pad = "pad",
+    }
+}
+
+words! {
+    /// How values between pixels are found; bilinear and bicubic are antialiased.
+    ImageFilter {
+        /// The nearest pixel.
+        Nearest = "nearest",
+        /// Linear in both directions.
+        Bilinear = "bilinear",
+        /// Cubic in both directions.
+        Bicubic = "bicubic",
+    }
+}
+
+words! {
+    /// What file an output is written as.
+    ImageFormat {
+        /// Lossless.
+        Png = "png",
+        /// Lossy, for photographs.
+        Jpeg = "jpeg",
+        /// WebP, lossless.
+        Webp = "webp",
+    }
+}
+
 /// Options of codec image.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ImageOptions {
-    /// Width in pixels that an input is scaled to. Unset: its own.
+    /// Of an input: width in pixels that it gets. Unset: the shape's, else its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 16_384))]
     pub width: Option<i32>,
-    /// Height in pixels that an input is scaled to. Unset: its own.
+    /// Of an input: height in pixels that it gets. Unset: the shape's, else its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 16_384))]
     pub height: Option<i32>,
-    /// Subtracted from each channel, whose values are from 0 to 1; decimals in quotes, one a channel. Unset: 0.
+    /// Of an input: how one of other proportions gets width and height. Unset: stretch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resize: Option<ImageResize>,
+    /// Of an input with resize crop: what share of the covering picture's sides is kept, as timm's crop_pct; "0.875" is
+    /// torchvision's resize to 256 and crop to 224. Unset: 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub crop_fraction: Option<FractionString>,
+    /// Of an input: how values between pixels are found when it is scaled. Unset: bilinear.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filter: Option<ImageFilter>,
+    /// Of an input: colour behind transparent pixels and of padding. Unset: white.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub background: Option<ColorString>,
+    /// What the tensor's channels are. Unset: gray where there is one, else rgb.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub channels: Option<ImageChannels>,
+    /// Value of full brightness, as a decimal in quotes: "255" for a model that takes 0 to 255. Unset: 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scale: Option<DecimalString>,
+    /// Subtracted from each channel, whose values are from 0 to scale, and added again in an output; decimals in quotes,
+    /// one a channel or one for all. Unset: 0.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 4))]
     pub mean: Vec<SignedDecimalString>,
-    /// Each channel is divided by it, after mean; decimals in quotes, one a channel. Unset: 1.
+    /// Each channel is divided by it, after mean, and multiplied in an output; decimals in quotes, one a channel or one for
+    /// all. Unset: 1.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 4))]
     pub std: Vec<DecimalString>,
+    /// Of an output: the file it is written as; a job may choose another by its parameter format. Unset: png.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format: Option<ImageFormat>,
+    /// Of an output in format jpeg: its quality; a job may choose another by its parameter quality. Unset: 90.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub quality: Option<i32>,
+    /// Of an output: longest side in pixels; what is larger is scaled down. Unset: the model's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 16, max = 16_384))]
+    pub max_side: Option<i32>,
+    /// Of an output: text in its bottom right corner, white on a box; Latin-1 only. Unset: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub watermark: Option<String>,
 }
 
 /// Options of codec text.
@@ -245,6 +329,9 @@ pub struct LabelsOptions {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1024), inner(length(max = 128)), extend("x-kubernetes-list-type" = "atomic"))]
     pub labels: Vec<String>,
+    /// Whether the scores are logits, which a softmax makes probabilities of all of them. Unset: false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub softmax: Option<bool>,
 }
 
 fn default_top_k() -> i32 {

@@ -50,8 +50,50 @@ fn constants_get_pytorchs_types_and_options_their_names() {
     assert_eq!(spec.method, "forward");
     assert_eq!(spec.inputs[0].options["sampleRate"], "16000");
     assert_eq!(spec.outputs[0].options["threshold"], "0.4");
-    let image = manifest(json!({ "inputs": [{ "name": "x", "codec": "image" }] }));
-    assert!(convert::model_spec(&image).unwrap_err().0.contains("codec image is not supported"));
+    let text = manifest(json!({ "inputs": [{ "name": "x", "codec": "text" }] }));
+    assert!(convert::model_spec(&text).unwrap_err().0.contains("codec text is not supported"));
+}
+
+#[test]
+fn pictures_are_taken_and_what_their_codec_would_refuse_is_named() {
+    let imagenet = json!({ "name": "x", "codec": "image", "shape": [1, 3, 224, 224], "image": {
+        "resize": "crop", "cropFraction": "0.875", "mean": ["0.485", "0.456", "0.406"], "std": ["0.229", "0.224", "0.225"],
+    } });
+    let picture = json!({ "name": "y", "codec": "image", "image": {
+        "format": "jpeg", "quality": 80, "maxSide": 512, "watermark": "preview",
+    } });
+    let spec = convert::model_spec(&manifest(json!({ "inputs": [imagenet], "outputs": [picture] }))).unwrap();
+    let logits = json!({ "name": "y", "codec": "labels", "labels": { "softmax": true } });
+    let labelled = convert::model_spec(&manifest(json!({ "outputs": [logits] }))).unwrap();
+    assert_eq!(labelled.outputs[0].options["softmax"], "true");
+    let (input, output) = (&spec.inputs[0], &spec.outputs[0]);
+    assert_eq!(input.dtype, Dtype::Float32);
+    assert_eq!((&*input.options["resize"], &*input.options["cropFraction"]), ("crop", "0.875"));
+    assert_eq!(input.options["mean"], r#"["0.485","0.456","0.406"]"#);
+    assert_eq!((&*output.options["format"], &*output.options["maxSide"]), ("jpeg", "512"));
+
+    let refused = |side: &str, port: Value, expected: &str| {
+        let mut port = port;
+        port["name"] = json!("p");
+        port["codec"] = json!("image");
+        let error = convert::model_spec(&manifest(json!({ side: [port] }))).unwrap_err().0;
+        assert!(error.starts_with(&format!("spec.{side} p: ")) && error.contains(expected), "{error}");
+    };
+    let input = |port, expected: &str| refused("inputs", port, expected);
+    input(json!({ "dtype": "int64" }), "dtype must be float32");
+    input(json!({ "shape": [3, 3] }), "[channels, height, width]");
+    input(json!({ "image": { "watermark": "mine" } }), "are for outputs: remove them");
+    input(json!({ "shape": [1, 1, 28, 28], "image": { "channels": "bgr" } }), "gray is 1 and rgb or bgr 3");
+    input(json!({ "shape": [1, 3, 28, -1], "image": { "resize": "pad" } }), "set image.width");
+    input(json!({ "image": { "resize": "pad", "width": 8 } }), "set image.height");
+    input(json!({ "image": { "cropFraction": "0.5" } }), "for image.resize crop only");
+    input(json!({ "dtype": "uint8", "image": { "mean": ["0.5"] } }), "for floating point");
+    input(json!({ "image": { "mean": ["0.5", "0.5"] } }), "one a channel");
+    input(json!({ "image": { "std": ["0"] } }), "must not be zero");
+    let output = |port, expected: &str| refused("outputs", port, expected);
+    output(json!({ "image": { "width": 8 } }), "are for inputs: remove them");
+    output(json!({ "image": { "quality": 8 } }), "for image.format jpeg only");
+    output(json!({ "image": { "watermark": "\u{65e5}" } }), "Latin-1");
 }
 
 #[test]

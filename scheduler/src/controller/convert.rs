@@ -46,7 +46,7 @@ pub fn model_spec(spec: &crds::ModelArtifactSpec) -> Converted<types::ModelSpec>
 
 fn port(tensor: &crds::ModelTensor, field: &str) -> Converted<Port> {
     let codec: Codec = tensor.codec.as_str().parse().map_err(no)?;
-    if matches!(codec, Codec::Image | Codec::Text) {
+    if codec == Codec::Text {
         let name = &tensor.name;
         return Err(no(format!(
             "{field} {name}: codec {codec} is not supported by this version: use tensor or json, and convert before you send"
@@ -56,6 +56,9 @@ fn port(tensor: &crds::ModelTensor, field: &str) -> Converted<Port> {
         Some(dtype) => dtype.as_str().parse().map_err(no)?,
         None => default_dtype(tensor.constant.as_deref()),
     };
+    if codec == Codec::Image {
+        check_image(tensor, dtype, field)?;
+    }
     Ok(Port {
         name: tensor.name.clone(),
         codec,
@@ -64,6 +67,78 @@ fn port(tensor: &crds::ModelTensor, field: &str) -> Converted<Port> {
         constant: tensor.constant.clone(),
         options: tensor.codec_options(),
     })
+}
+
+/// What the agents' codec would refuse of a picture's description: told once, before any task fails of it.
+fn check_image(tensor: &crds::ModelTensor, dtype: Dtype, field: &str) -> Converted<()> {
+    let options = tensor.image.clone().unwrap_or_default();
+    let problem = match field.ends_with("outputs") {
+        true => output_problem(&options),
+        false => input_problem(&options, tensor.shape.as_deref().unwrap_or_default()),
+    };
+    match problem.or_else(|| values_problem(&options, dtype, tensor.shape.as_deref().unwrap_or_default())) {
+        None => Ok(()),
+        Some(problem) => Err(no(format!("{field} {}: {problem}", tensor.name))),
+    }
+}
+
+type Problem = Option<&'static str>;
+
+fn first(cases: &[(bool, &'static str)]) -> Problem {
+    cases.iter().find(|(wrong, _)| *wrong).map(|(_, problem)| *problem)
+}
+
+fn input_problem(options: &crds::ImageOptions, shape: &[i64]) -> Problem {
+    let file = options.format.is_some() || options.quality.is_some();
+    let of_output = file || options.max_side.is_some() || options.watermark.is_some();
+    let fits = options.resize.is_some_and(|resize| resize != crds::ImageResize::Stretch);
+    let fixed = |from_end: usize| shape.len().checked_sub(from_end).is_some_and(|index| shape[index] > 0);
+    let below = |fraction: &crds::FractionString| fraction.parse().is_ok_and(|fraction: f64| fraction < 0.1);
+    let crop = options.resize == Some(crds::ImageResize::Crop);
+    first(&[
+        (of_output, "image.format, quality, maxSide and watermark are for outputs: remove them"),
+        (fits && options.width.is_none() && !fixed(1), "image.resize crop and pad need a width: set image.width"),
+        (fits && options.height.is_none() && !fixed(2), "image.resize crop and pad need a height: set image.height"),
+        (!crop && options.crop_fraction.is_some(), "image.cropFraction is for image.resize crop only"),
+        (options.crop_fraction.as_ref().is_some_and(below), "image.cropFraction must be from 0.1 to 1"),
+    ])
+}
+
+fn output_problem(options: &crds::ImageOptions) -> Problem {
+    let size = options.width.is_some() || options.height.is_some() || options.crop_fraction.is_some();
+    let of_input = size || options.resize.is_some() || options.filter.is_some() || options.background.is_some();
+    let jpeg = options.format == Some(crds::ImageFormat::Jpeg);
+    let latin = |text: &String| text.chars().all(|c| matches!(c, ' '..='~' | '\u{a0}'..='\u{ff}'));
+    first(&[
+        (of_input, "image.width, height, resize, cropFraction, filter and background are for inputs: remove them"),
+        (options.quality.is_some() && !jpeg, "image.quality is for image.format jpeg only"),
+        (!options.watermark.as_ref().is_none_or(latin), "image.watermark must be Latin-1"),
+    ])
+}
+
+fn values_problem(options: &crds::ImageOptions, dtype: Dtype, shape: &[i64]) -> Problem {
+    let (channels, known) = match shape {
+        [] => (-1, true),
+        [1 | -1, channels, _, _] | [channels, _, _] => (*channels, true),
+        _ => (-1, false),
+    };
+    let gray = matches!((options.channels, channels), (Some(crds::ImageChannels::Gray), _) | (None, 1));
+    let count = if gray { 1 } else { 3 };
+    let numbers = |list: usize| list > 1 && list != count;
+    let zero = |text: &crds::DecimalString| text.parse().is_ok_and(|value: f64| value < 1e-6);
+    let normalised = options.scale.is_some() || !options.mean.is_empty() || !options.std.is_empty();
+    let made = matches!(dtype, Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16 | Dtype::Uint8);
+    first(&[
+        (!made, "dtype must be float32, float16, bfloat16 or uint8"),
+        (!known, "shape must be [1, channels, height, width] or [channels, height, width]"),
+        (
+            channels != -1 && channels != count as i64,
+            "of image.channels, gray is 1 and rgb or bgr 3; the shape differs",
+        ),
+        (dtype == Dtype::Uint8 && normalised, "image.scale, mean and std are for floating point, not uint8"),
+        (numbers(options.mean.len()) || numbers(options.std.len()), "image.mean and std: one number, or one a channel"),
+        (options.std.iter().chain(&options.scale).any(zero), "image.std and scale must not be zero"),
+    ])
 }
 
 /// Of a constant, PyTorch's own default for that JSON value; else what the codecs make.
