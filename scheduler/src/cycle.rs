@@ -4,7 +4,7 @@
 //! invariant: everything between the snapshot and the commit is `nightshift-placement`'s: pure. What a [`Cycle`] keeps is
 //! soft: a leader that starts without it places as well, but looks at more.
 
-use crate::displace::{self, Displaced};
+use crate::displace::{self, Displaced, Nominations};
 use crate::nodes::Nodes;
 use nightshift_placement::queue::{Held, Order, Queue, QueuedJob, Refusal, Tenant};
 use nightshift_placement::{
@@ -70,6 +70,7 @@ pub struct Cycle {
     /// Attempts that were running at the last cycle or placed since.
     placed: u64,
     ended: u64,
+    nominations: Nominations,
     /// The queues' terms of the last cycle, and how often they changed.
     terms: (Arc<BTreeMap<String, TenantQueue>>, u64),
 }
@@ -93,6 +94,7 @@ impl Cycle {
         let (lasting, passing) = (nodes.changes(), nodes.passing_changes());
         let news = News { nodes: lasting, passing, ended: self.ended, terms: self.terms.1 };
         let mut purses = Purses::new(state, now);
+        self.nominations.expire(now);
         let tenants = tenants(state, queues, now);
         let jobs: Vec<QueuedJob> = state.unfinished().map(|job| self.queued(job, news, &mut purses, now)).collect();
         let mut order = self.queue.next(&tenants, &jobs, now, MAX_REQUESTS);
@@ -105,8 +107,9 @@ impl Cycle {
         let before = displace::possible(state, &order.requests).then(|| snapshot.clone());
         let plan = nodes.pool().plan_order(snapshot, &order, &Weights::default(), &Batch::default());
         nodes.estimates().promise(&plan, &order.requests);
-        let displaced =
-            before.map(|before| displace::for_refused(state, nodes, &tenants, (before, &plan), &order.requests));
+        let nominations = &mut self.nominations;
+        let displaced = before
+            .map(|before| displace::for_refused(state, nodes, &tenants, (before, &plan), &order.requests, nominations));
         let mut decided = decided(plan, order);
         decided.displaced = displaced.unwrap_or_default();
         self.remember(&decided, state, news, &mut purses);
@@ -149,6 +152,7 @@ impl Cycle {
                 changed: refused.helped_by(news, purses.left(&job.spec.queue)),
                 capacity: refused.capacity,
             }),
+            nominated: self.nominations.of(&job.id),
         }
     }
 

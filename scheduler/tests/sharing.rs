@@ -6,7 +6,7 @@ use common::{Plane, reason};
 use kube::api::{Api, Patch, PatchParams};
 use nightshift_crds::{InferenceJobStatus, TenantQueue};
 use nightshift_testkit::agent::{SimulatedAgent, SimulatedSession};
-use nightshift_wire::proto::{self, scheduler_message::Kind as Down};
+use nightshift_wire::proto::{self, agent_message::Kind as Up, scheduler_message::Kind as Down};
 use serde_json::{Value, json};
 
 const GIB: u64 = 1 << 30;
@@ -68,6 +68,53 @@ async fn a_task_of_low_priority_makes_way_and_runs_later() {
     session.succeed(&last.attempt, "\"same\"").await;
     plane.status("same", "completes", |s| s.completion_time.is_some()).await;
     plane.leader.state().await.check_invariants().unwrap();
+    plane.stop().await;
+}
+
+/// An agent that still holds the memory of what it stops refuses what comes in its place: nothing else is stopped for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_that_is_not_free_yet_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let plane = Plane::start(folder.path()).await;
+    plane.apply_model_of("m", 20_000).await;
+    let (first, second) = (plane.join("a").await, plane.join("b").await);
+    let (mut first, mut second) = (open(&first, 1).await, open(&second, 1).await);
+    plane.apply_job("low", &["[1]", "[2]"], json!({ "priorityClassName": "nightshift-low" })).await;
+    let (of_first, of_second) = (first.assignment().await.unwrap(), second.assignment().await.unwrap());
+    plane.apply_job("high", &["[1]"], json!({ "priorityClassName": "nightshift-high" })).await;
+    let (cancel, on_first) = tokio::select! {
+        cancel = cancelled(&mut first) => (cancel, true),
+        cancel = cancelled(&mut second) => (cancel, false),
+    };
+    let (freed, mut other) = if on_first { (&mut first, second) } else { (&mut second, first) };
+    let (stopped, spared) = if on_first { (of_first, of_second) } else { (of_second, of_first) };
+    assert_eq!(cancel.attempt, stopped.attempt);
+    let refused = loop {
+        let next = freed.assignment().await.unwrap();
+        if next.attempt != stopped.attempt {
+            break next;
+        }
+    };
+    let refusal =
+        proto::Refusal { attempt: refused.attempt.clone(), message: "no memory".into(), ..Default::default() };
+    freed.send(Up::Refusal(refusal)).await;
+    // The same again, on the same machine, once it may be asked again.
+    let high = loop {
+        tokio::select! {
+            next = freed.assignment() => match next.unwrap() {
+                next if next.attempt == refused.attempt => {}
+                next => break next,
+            },
+            cancel = cancelled(&mut other) => panic!("another was stopped: {cancel:?}"),
+        }
+    };
+    freed.succeed(&high.attempt, "\"high\"").await;
+    plane.status("high", "completes", |s| s.completion_time.is_some()).await;
+    let again = freed.assignment().await.unwrap();
+    freed.succeed(&again.attempt, "1").await;
+    other.succeed(&spared.attempt, "2").await;
+    let status = plane.status("low", "completes", |s| s.completion_time.is_some()).await;
+    assert_eq!(status.failed, Some(0), "what made way did not fail");
     plane.stop().await;
 }
 

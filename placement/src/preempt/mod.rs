@@ -10,7 +10,8 @@
 //! * tasks that ran for [`MIN_RUN`] at least, so that each start does some work (Slurm's `PreemptExemptTime`), and
 //!   whose end is not near: most inference is short, and ending a task takes time too ([`TAKES`]);
 //! * never the owner's own work, and no task that was displaced [`MOST_DISPLACEMENTS`] times;
-//! * no gang as preemptor: one member's place does not let it start.
+//! * no gang as preemptor: one member's place does not let it start; and none as victim, but for its tasks beyond those that
+//!   must run together: the end of one of those would waste what all others do.
 //!
 //! **No loops.** Every displacement goes from a higher to a strictly lower priority, so along any chain of
 //! displacements priorities fall, and a displaced task never displaces its displacer, nor that one's. Each counts on
@@ -30,7 +31,7 @@ use crate::filter::{Ask, Reason, failures};
 use crate::queue::Tenant;
 use crate::view::{DeviceView, NodeView, Request, Snapshot};
 use cover::{Need, Weight};
-use nightshift_types::{Bytes, Milliseconds, NodeId, TaskId, Timestamp};
+use nightshift_types::{Bytes, JobId, Milliseconds, NodeId, TaskId, Timestamp};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use thiserror::Error;
@@ -68,6 +69,8 @@ pub struct RunningTask<'a> {
     pub displaced: u32,
     /// The node's owner is its tenant.
     pub owner: bool,
+    /// Running tasks of its job beyond those that must run together (`minParallelism`); of a job without such: the most.
+    pub spare: u32,
 }
 
 impl RunningTask<'_> {
@@ -203,7 +206,8 @@ impl<'a> Claim<'a> {
         (u128::from(tenant.usage) * weight, u128::from(tenant.queue.weight.max(1)) * usage)
     }
 
-    /// Whether one queue may take from another; queues without an object may not, they have no share.
+    /// Whether one queue may take from another: not one that is not among the tenants, whose use nobody knows. The
+    /// scheduler names every queue that has a job; one whose object is gone has default terms, here as in the order.
     fn reclaims(&self, from: &str) -> bool {
         let own = &self.request.spec.queue;
         if own == from {
@@ -217,6 +221,7 @@ impl<'a> Claim<'a> {
     fn may_displace(&self, task: &RunningTask<'_>) -> bool {
         task.priority < self.request.spec.priority
             && !task.owner
+            && task.spare > 0
             && task.displaced < MOST_DISPLACEMENTS
             && self.now.since(task.placed_at) >= MIN_RUN
             && !task.ends_soon(self.now)
@@ -242,6 +247,7 @@ impl<'a> Claim<'a> {
         let low = |task: &&RunningTask<'_>| best.is_none_or(|(priority, ..)| task.priority <= priority);
         let mut able: Vec<_> = place.tasks().filter(low).filter(|task| self.may_displace(task)).collect();
         able.sort_by_key(|task| (task.priority, task.placed_at, &task.task));
+        spare_gangs(&mut able);
         let device = place.device();
         let memory = self.ask.spec.memory.0.saturating_sub(device.free.0);
         let count = (device.running + 1).saturating_sub(device.slots) as usize;
@@ -302,6 +308,21 @@ impl<'a> Claim<'a> {
     }
 }
 
+/// Leaves of each job no more than it can spare: those that ran shortest, which stand last.
+fn spare_gangs(able: &mut Vec<&RunningTask<'_>>) {
+    if able.iter().all(|task| task.spare == u32::MAX) {
+        return;
+    }
+    let mut left: HashMap<&JobId, u32> = HashMap::new();
+    let mut kept: Vec<bool> = Vec::with_capacity(able.len());
+    for task in able.iter().rev() {
+        let left = left.entry(&task.task.job).or_insert(task.spare);
+        kept.push(*left > 0);
+        *left = left.saturating_sub(1);
+    }
+    able.retain(|_| kept.pop().unwrap_or(false));
+}
+
 /// A device once a task has ended.
 fn without(device: DeviceView, task: &RunningTask<'_>) -> DeviceView {
     DeviceView {
@@ -347,7 +368,8 @@ impl Displacement {
             let here =
                 |task: &&RunningTask<'_>| &task.task == id && *task.node == self.node && task.device == self.device;
             let task = running.iter().find(here).ok_or_else(|| DisplacementError::Unknown(id.clone()))?;
-            if !claim.may_displace(task) || request.gang > 1 {
+            let of_job = self.victims.iter().filter(|other| other.job == id.job).count();
+            if !claim.may_displace(task) || request.gang > 1 || of_job > task.spare as usize {
                 return Err(DisplacementError::Forbidden(id.clone()));
             }
             victims.push(task);

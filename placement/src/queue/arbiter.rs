@@ -1,12 +1,13 @@
 //! In: an order, and what became of each request so far → out: whose request is tried next.
-//! Invariant: each request is tried once, those of one queue in their order; a queue is charged for what is placed, not for
+//! Invariant: each request is tried once, those that a place was made free for before all others, then those of one queue
+//! in their order; a queue is charged for what is placed, not for
 //! what is tried.
 //!
 //! The order alone would take turns by what it hands out. Where many requests of a queue find no node, the others' turns
 //! would come before the first of it that does, and its share would go to them.
 
 use super::fair::{self, Share};
-use super::{FREE_TURN, Order};
+use super::{FREE_TURN, Order, Turn};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
@@ -14,6 +15,8 @@ use std::collections::{BinaryHeap, VecDeque};
 #[derive(Debug)]
 pub struct Arbiter<'o> {
     order: &'o Order,
+    /// Requests that a place was made free for.
+    nominated: VecDeque<usize>,
     /// Of each queue: its requests that were not tried.
     left: Vec<VecDeque<usize>>,
     /// Of each queue: its virtual start now.
@@ -27,9 +30,12 @@ pub struct Arbiter<'o> {
 
 impl<'o> Arbiter<'o> {
     pub(super) fn new(order: &'o Order) -> Self {
-        let mut left = vec![VecDeque::new(); order.shares.len()];
+        let (mut left, mut nominated) = (vec![VecDeque::new(); order.shares.len()], VecDeque::new());
         for (position, rank) in order.ranks.iter().enumerate() {
-            left[rank.share as usize].push_back(position);
+            match rank.turn {
+                Turn::Nominated => nominated.push_back(position),
+                _ => left[rank.share as usize].push_back(position),
+            }
         }
         let starts: Vec<u128> = order.shares.iter().map(|share| share.begin).collect();
         let mut tiers = [BinaryHeap::new(), BinaryHeap::new()];
@@ -37,7 +43,7 @@ impl<'o> Arbiter<'o> {
             tiers[fair::tier(share.tier)].push(Reverse((share.begin, number)));
         }
         let overdue = order.overdue_free.iter().copied().collect();
-        Self { order, left, starts, tiers, paid_in_a_row: order.paid_in_a_row, overdue }
+        Self { order, nominated, left, starts, tiers, paid_in_a_row: order.paid_in_a_row, overdue }
     }
 
     fn share(&self, position: usize) -> (usize, &'o Share) {
@@ -47,6 +53,9 @@ impl<'o> Arbiter<'o> {
 
     /// The position of the next request to try; none: all were.
     pub fn turn(&mut self) -> Option<usize> {
+        if let Some(position) = self.nominated.pop_front() {
+            return Some(position);
+        }
         if self.paid_in_a_row + 1 >= FREE_TURN {
             while let Some(&number) = self.overdue.front() {
                 match self.left[number].pop_front() {

@@ -27,7 +27,9 @@ pub(super) struct Entry<'a> {
     room: u32,
     /// Tasks that go together; 1: each alone.
     pub block: u32,
-    /// The next of its waiting tasks.
+    /// Those of its waiting tasks that a place was made free for, and how many of them were handed out.
+    nominees: (Vec<usize>, usize),
+    /// The next of its other waiting tasks.
     next: Option<usize>,
     /// Why it gives nothing more though it has room.
     pub held: Option<Held>,
@@ -67,13 +69,20 @@ pub(super) fn intake<'a>(
     if ready < block {
         return Intake::Held(Held::GangNotReady { ready, together: block });
     }
-    if let Some(until) = queued.refusal.and_then(|refusal| back_off(refusal, now)) {
+    let nominated = |at: usize| queued.nominated.contains(&job.waiting[at].index) && job.waiting[at].not_before <= now;
+    let mut nominees = Vec::new();
+    if block == 1 && !queued.nominated.is_empty() {
+        nominees.extend((0..job.waiting.len()).filter(|&at| nominated(at)).take(room as usize));
+    }
+    if nominees.is_empty()
+        && let Some(until) = queued.refusal.and_then(|refusal| back_off(refusal, now))
+    {
         let refusals = queued.refusal.map_or(0, |refusal| refusal.count);
         return Intake::Held(Held::BackOff { refusals, until });
     }
     // A young job is not overdue, whenever it was served: most need no look.
     let served = if now.since(job.submitted) > AGEING { served(&job.id) } else { None };
-    Intake::Ready(Entry::new(position, queued, block, room, served.unwrap_or_default(), now))
+    Intake::Ready(Entry::new(position, queued, (block, room), nominees, served.unwrap_or_default(), now))
 }
 
 /// Its tasks that wait, back-off included.
@@ -93,7 +102,14 @@ fn back_off(refusal: Refusal, now: Timestamp) -> Option<Timestamp> {
 }
 
 impl<'a> Entry<'a> {
-    fn new(position: usize, queued: &'a QueuedJob, block: u32, room: u32, served: Timestamp, now: Timestamp) -> Self {
+    fn new(
+        position: usize,
+        queued: &'a QueuedJob,
+        (block, room): (u32, u32),
+        nominees: Vec<usize>,
+        served: Timestamp,
+        now: Timestamp,
+    ) -> Self {
         let job = &queued.job;
         let refusals = queued.refusal.map_or(0, |refusal| refusal.count);
         let begun = served.max(job.submitted);
@@ -107,23 +123,23 @@ impl<'a> Entry<'a> {
         let (room, first) = match (refusals, block) {
             (0, 1) => (room, 0),
             // Another one each time, so that one that fits nowhere does not hide the others.
-            (_, 1) => (1, refusals as usize % job.waiting.len()),
+            (_, 1) => (nominees.len().max(1) as u32, refusals as usize % job.waiting.len()),
             _ => (block, 0),
         };
-        let mut entry =
-            Self { position, queued, since: since.max(begun), picked: 0, room, block, next: None, held: None };
+        let (since, nominees) = (since.max(begun), (nominees, 0));
+        let mut entry = Self { position, queued, since, picked: 0, room, block, nominees, next: None, held: None };
         entry.next = entry.ready_from(first, now).or_else(|| entry.ready_from(0, now));
         entry
     }
 
     fn ready_from(&self, first: usize, now: Timestamp) -> Option<usize> {
-        let waiting = self.queued.job.waiting.get(first..)?;
-        waiting.iter().position(|task| task.not_before <= now).map(|offset| first + offset)
+        let waiting = &self.queued.job.waiting;
+        (first..waiting.len()).find(|at| waiting[*at].not_before <= now && !self.nominees.0.contains(at))
     }
 
     /// Whether it may hand out more.
     pub fn able(&self) -> bool {
-        self.held.is_none() && self.room >= self.block && self.next.is_some()
+        self.held.is_none() && self.room >= self.block && (self.next.is_some() || self.nominated())
     }
 
     /// Whether nothing of it was placed for so long that it goes first.
@@ -151,6 +167,28 @@ impl<'a> Entry<'a> {
         // After a gang its other tasks wait until it is known to have started.
         self.room = if self.block > 1 { 0 } else { self.room.saturating_sub(1) };
         taken
+    }
+
+    /// Whether a place was made free for a task that it did not hand out.
+    pub fn nominated(&self) -> bool {
+        self.nominees.1 < self.nominees.0.len() && self.room > 0
+    }
+
+    /// The next of those: its position among the waiting tasks. Only while there is one.
+    pub fn take_nominee(&mut self) -> Vec<usize> {
+        let taken: Vec<usize> = self.nominees.0.iter().skip(self.nominees.1).take(1).copied().collect();
+        self.nominees.1 += taken.len();
+        self.picked += taken.len() as u32;
+        self.room = self.room.saturating_sub(1);
+        taken
+    }
+
+    /// Those that were not handed out wait for their turns like the others.
+    pub fn end_nominees(&mut self, now: Timestamp) {
+        if self.nominees.1 < self.nominees.0.len() {
+            self.nominees.0.truncate(self.nominees.1);
+            self.next = self.ready_from(0, now);
+        }
     }
 
     /// Milliseconds that it can still lose before it misses a deadline, if that is near; none if it misses it anyway.

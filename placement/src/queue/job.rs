@@ -44,6 +44,8 @@ pub struct QueuedJob {
     pub pending_since: Option<Timestamp>,
     /// Set while its last look found no node.
     pub refusal: Option<Refusal>,
+    /// Those of its tasks that a place was made free for lately, by index: they go first, whatever was said before.
+    pub nominated: Vec<u32>,
 }
 
 /// How often in a row, and when, no node took a job's tasks.

@@ -51,6 +51,8 @@ pub(super) struct Line<'a> {
     passed_over: u32,
     served: Timestamp,
     reserved: bool,
+    /// Jobs with tasks that a place was made free for, the last goes first.
+    nominated: Vec<usize>,
 }
 
 impl<'a> Line<'a> {
@@ -66,6 +68,7 @@ impl<'a> Line<'a> {
             passed_over: AGEING_TURN,
             served: Timestamp(0),
             reserved: false,
+            nominated: Vec::new(),
         }
     }
 
@@ -85,6 +88,9 @@ impl<'a> Line<'a> {
         let overdue = self.entries.iter().enumerate().filter(|(_, entry)| entry.overdue(now));
         self.overdue = overdue.map(|(n, entry)| Reverse((entry.since, &entry.queued.job.id, n))).collect();
         (self.passed_over, self.served) = (aged.passed_over, aged.served);
+        self.nominated = (0..self.entries.len()).filter(|&number| self.entries[number].nominated()).collect();
+        let rank = |entry: &Entry<'a>| (entry.queued.job.spec.priority, Reverse((entry.since, &entry.queued.job.id)));
+        self.nominated.sort_by(|&a, &b| rank(&self.entries[a]).cmp(&rank(&self.entries[b])));
     }
 
     /// Since when it has an overdue job and nothing of it was placed.
@@ -112,8 +118,25 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// Whose turn it is inside the queue.
-    fn choose(&mut self) -> Option<(usize, Turn, bool)> {
+    /// Its next task that a place was made free for, if the quota has room for it.
+    pub fn nominee(&mut self, now: Timestamp) -> Option<Pick<'a>> {
+        while let Some(&number) = self.nominated.last() {
+            if self.entries[number].nominated() && self.over_quota(&self.entries[number]).is_none() {
+                self.tidy();
+                let overdue_waits = self.overdue.peek().is_some_and(|Reverse((_, _, oldest))| *oldest != number);
+                return Some(self.take(number, Turn::Nominated, overdue_waits, now));
+            }
+            self.nominated.pop();
+            self.entries[number].end_nominees(now);
+            if self.entries[number].picked > 0 && self.entries[number].able() {
+                self.heap.push(Reverse(key(&self.entries[number], number, now)));
+            }
+        }
+        None
+    }
+
+    /// Forgets what is out of date.
+    fn tidy(&mut self) {
         while let Some(Reverse(key)) = self.heap.peek() {
             let entry = &self.entries[key.entry];
             if entry.able() && entry.picked == key.picked {
@@ -127,6 +150,11 @@ impl<'a> Line<'a> {
             }
             self.overdue.pop();
         }
+    }
+
+    /// Whose turn it is inside the queue.
+    fn choose(&mut self) -> Option<(usize, Turn, bool)> {
+        self.tidy();
         let Reverse(best) = self.heap.peek()?;
         let turn = if best.slack < u64::MAX { Turn::Deadline } else { Turn::Priority };
         let Some(&Reverse((_, _, oldest))) = self.overdue.peek() else { return Some((best.entry, turn, false)) };
@@ -142,7 +170,7 @@ impl<'a> Line<'a> {
         let longest = self.overdue.peek().is_some_and(|Reverse((_, _, longest))| *longest == number);
         let reserve = longest && !self.reserved;
         let (queued, since, gang) = (entry.queued, entry.since, entry.block > 1);
-        let indices = entry.take(now);
+        let indices = if turn == Turn::Nominated { entry.take_nominee() } else { entry.take(now) };
         let tasks = indices.len() as u32;
         if entry.able() {
             let key = key(entry, number, now);

@@ -39,6 +39,10 @@
 //! marked [`Request::overdue`]: the planner keeps what it needs from those behind it (a reservation as in EASY
 //! backfilling, Lifka 1995). One for each queue, so that reservations cannot take the pool.
 //!
+//! **Nominated** tasks ([`QueuedJob::nominated`]) stand before all others, if their quotas have room: what makes way for
+//! them was stopped, and would be for nothing if another took the place (kube-scheduler's `nominatedNodeName`). They are
+//! charged like others, and are no more than what was displaced for them.
+//!
 //! **Back-off**, as kube-scheduler's queue has it: a job refused before is looked at with one task (or gang), the next
 //! one each time; if nothing changed that could help, only after a gap that doubles up to [`BACK_OFF_MOST`].
 
@@ -156,6 +160,15 @@ impl Queue {
         let mut turns = Turns::new(&lines, self.fair.paid_in_a_row(), now);
         order.paid_in_a_row = self.fair.paid_in_a_row();
         order.overdue_free = turns.overdue.iter().copied().collect();
+        for (number, line) in lines.iter_mut().enumerate() {
+            while order.requests.len() < limit
+                && let Some(pick) = line.nominee(now)
+            {
+                line.share.charge(&pick);
+                turns.took(number, &line.share, pick.tasks);
+                self.emit(&mut order, line, number, &pick);
+            }
+        }
         while order.requests.len() < limit {
             let Some(turn) = turns.next(&lines) else { break };
             let Some(pick) = lines[turn].pick(now) else {

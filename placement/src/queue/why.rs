@@ -8,6 +8,8 @@ use std::fmt;
 /// What gave a request its turn inside its queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Turn {
+    /// A place was made free for it: it goes before all others, of whatever queue.
+    Nominated,
     /// It waited longest of those that wait too long.
     Aged,
     /// Its deadline is near, and it can still make it.
@@ -65,6 +67,7 @@ impl fmt::Display for Why<'_> {
         let (queue, seconds) = (&self.own.name, waited.0 / 1_000);
         write!(f, "{place}{} in queue {queue}: priority {priority}, waited {seconds} s", ordinal(place))?;
         match turn {
+            Turn::Nominated => f.write_str(", a place was made free for it")?,
             Turn::Aged => f.write_str(", longest of those that wait too long")?,
             Turn::Deadline => f.write_str(", its deadline is near")?,
             Turn::Priority => {}

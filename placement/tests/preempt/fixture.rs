@@ -38,7 +38,8 @@ pub fn request(job: &str, queue: &str, priority: i32, gibi: u64) -> Request {
         committed: PicoPoints::ZERO,
         waiting: vec![task],
     };
-    let queued = QueuedJob { job, unfinished: 1, active_since: None, pending_since: None, refusal: None };
+    let (refusal, nominated) = (None, Vec::new());
+    let queued = QueuedJob { job, unfinished: 1, active_since: None, pending_since: None, refusal, nominated };
     Queue::default().next(&BTreeMap::new(), &[queued], NOW, 1).requests.remove(0)
 }
 
@@ -56,6 +57,7 @@ pub fn running<'a>(job: &str, queue: &'a str, priority: i32, node: &'a NodeId, g
         expected_end: None,
         displaced: 0,
         owner: false,
+        spare: u32::MAX,
     }
 }
 

@@ -147,3 +147,25 @@ fn least_harm_is_priority_then_number_then_time() {
     assert_eq!(choose(&[high, low1, low2, whole.clone()]), "whole");
     assert_eq!(choose(&[task("x", "a", 2, 8, 95_001), task("y", "b", 2, 8, 94_999), whole]), "y");
 }
+
+#[test]
+fn a_gang_loses_no_more_than_it_can_spare() {
+    let id = node_id("n");
+    let member = |index: u32, spare: u32| {
+        let mut task = RunningTask { spare, ..running("gang", "q", 0, &id, 4) };
+        (task.task.index, task.placed_at) = (index, Timestamp(NOW.0 - 60_000 + u64::from(index)));
+        task
+    };
+    let victims = |spare: u32, gibi: u64| {
+        let tasks = [member(0, spare), member(1, spare), member(2, spare)];
+        let displacement =
+            displaced(&request("new", "q", 5, gibi), vec![node(&id, 12, 4, &tasks)], &tasks, &Tenants::new());
+        displacement.map(|displacement| displacement.victims.iter().map(|task| task.index).collect::<Vec<_>>())
+    };
+    assert_eq!(victims(0, 4), None);
+    // One, the shortest of them; not two.
+    assert_eq!(victims(1, 4), Some(vec![2]));
+    assert_eq!(victims(1, 8), None);
+    assert_eq!(victims(2, 8), Some(vec![1, 2]));
+    assert_eq!(victims(u32::MAX, 12), Some(vec![0, 1, 2]));
+}

@@ -52,6 +52,7 @@ fn any_job(random: &mut Random, number: usize) -> QueuedJob {
     let (count, at) = (random.below(9) as u32, Timestamp(random.next() % NOW));
     queued.refusal =
         random.percent(25).then(|| Refusal { count, at, changed: random.percent(50), capacity: random.percent(50) });
+    queued.nominated = if random.percent(20) { (0..random.below(6) as u32).collect() } else { Vec::new() };
     queued
 }
 

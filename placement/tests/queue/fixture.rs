@@ -25,6 +25,7 @@ pub fn job(id: &str, queue: &str, waiting: u32) -> QueuedJob {
         active_since: None,
         pending_since: None,
         refusal: None,
+        nominated: Vec::new(),
     }
 }
 

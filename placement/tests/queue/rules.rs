@@ -221,3 +221,29 @@ fn a_quota_is_not_drained_for_a_job_that_waiting_does_not_help() {
     assert_eq!(first(&one, &[doomed(of("big", 7), true), small.clone()], 120_001, 10), "");
     assert_eq!(first(&one, &[doomed(of("big", 7), false), small], 120_001, 10), "small/0 small/1 small/2");
 }
+
+#[test]
+fn what_a_place_was_made_free_for_goes_first() {
+    let none = Tenants::new();
+    let old = job("old", "q", 2);
+    let urgent = with(at(job("urgent", "r", 1), 5_000), |spec| spec.priority = 9);
+    let mut high = refused(with(at(job("high", "q", 3), 60_000), |spec| spec.priority = 1), 1, 61_000, false);
+    // The overdue one has its turn, and one that was just refused waits.
+    assert_eq!(first(&none, &[old.clone(), high.clone(), urgent.clone()], 61_500, 10), "old/0 urgent/0 old/1");
+    high.nominated = vec![2];
+    let jobs = [old, high, urgent];
+    let order = next(&mut Queue::default(), &none, &jobs, 61_500, 10);
+    assert_eq!(text(&order), "high/2 urgent/0 old/0 old/1");
+    assert!(order.why(0).unwrap().to_string().contains("a place was made free for it"));
+    // The plan tries them as they stand, and the one that waited longest keeps its reservation.
+    assert_eq!(order.arbiter().turn(), Some(0));
+    let overdue: Vec<_> = order.requests.iter().map(|request| request.overdue).collect();
+    assert_eq!(overdue, [false, false, true, false]);
+    // A quota holds for it too, and what is left of one is kept as ever.
+    let quota = Quota { tasks: Some(1), device_memory: None };
+    let mut full = tenants([("q", TenantQueue { quota, ..TenantQueue::default() })]);
+    full.get_mut("q").unwrap().running = 1;
+    let order = next(&mut Queue::default(), &full, &jobs, 61_500, 10);
+    assert_eq!(text(&order), "urgent/0");
+    assert!(why(&order, "high").ends_with("kept for job old, which waits longest"), "{}", why(&order, "high"));
+}
