@@ -2,7 +2,8 @@
 
 use crate::fixture::{Tenants, at, first, job, next, tenants, text, weight, why, with};
 use nightshift_placement::queue::{BACK_OFF_MOST, Queue, QueuedJob, Refusal, Tenant};
-use nightshift_types::{Bytes, Milliseconds, PicoPoints, QueueTier, Quota, StopPolicy, TenantQueue, Timestamp};
+use nightshift_placement::{Batch, DeviceView, NodeView, Pool, Snapshot, Weights};
+use nightshift_types::{Bytes, Milliseconds, NodeId, PicoPoints, QueueTier, Quota, StopPolicy, TenantQueue, Timestamp};
 use std::sync::Arc;
 
 fn refused(mut queued: QueuedJob, count: u32, at: u64, changed: bool) -> QueuedJob {
@@ -246,4 +247,22 @@ fn what_a_place_was_made_free_for_goes_first() {
     let order = next(&mut Queue::default(), &full, &jobs, 61_500, 10);
     assert_eq!(text(&order), "urgent/0");
     assert!(why(&order, "high").ends_with("kept for job old, which waits longest"), "{}", why(&order, "high"));
+}
+
+/// The place that was made free is its, though a job of its queue waits for longer than the ageing bound.
+#[test]
+fn the_place_goes_to_whom_it_was_made_free_for() {
+    let device = DeviceView { name: "gpu0".into(), total: Bytes::gibi(8), slots: 1, ..DeviceView::default() };
+    let device = DeviceView { free: device.total, ..device };
+    let node = NodeView { devices: vec![device], ..NodeView::new(NodeId::new("n").unwrap()) };
+    let gets = |nominated: Vec<u32>| {
+        let mut high = with(at(job("high", "q", 1), 61_000), |spec| spec.priority = 1);
+        high.nominated = nominated;
+        let order = next(&mut Queue::default(), &Tenants::new(), &[job("old", "q", 1), high], 61_500, 10);
+        let snapshot = Snapshot::new(vec![node.clone()], Timestamp(61_500));
+        let plan = Pool::default().plan_order(snapshot, &order, &Weights::default(), &Batch::default());
+        plan.placements.iter().map(|placed| placed.task.to_string()).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(gets(Vec::new()), "old/0");
+    assert_eq!(gets(vec![0]), "high/0");
 }
