@@ -17,19 +17,17 @@ pub enum UnitError {
     Quantity(String),
 }
 
-/// Bytes of memory or storage. Text is a Kubernetes Quantity: `6Gi`, `512Mi`, `1500M`, `1024`.
+/// Bytes of memory or storage. Text is a Kubernetes Quantity: `6Gi`, `512Mi`, `1500M`, `64e9`, `1024`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Bytes(pub u64);
 
 const BINARY: [(&str, u32); 6] = [("Ki", 10), ("Mi", 20), ("Gi", 30), ("Ti", 40), ("Pi", 50), ("Ei", 60)];
-const DECIMAL: [(&str, u64); 6] = [
-    ("k", 1_000),
-    ("M", 1_000_000),
-    ("G", 1_000_000_000),
-    ("T", 1_000_000_000_000),
-    ("P", 1_000_000_000_000_000),
-    ("E", 1_000_000_000_000_000_000),
-];
+/// Powers of ten.
+const DECIMAL: [(&str, i32); 10] =
+    [("n", -9), ("u", -6), ("m", -3), ("", 0), ("k", 3), ("M", 6), ("G", 9), ("T", 12), ("P", 15), ("E", 18)];
+/// Longest number; the API takes quantities of at most 32 letters. With it a number times its binary suffix seldom is
+/// beyond what we count in, and where it is the quantity is refused.
+const MAX_DIGITS: usize = 32;
 
 impl Bytes {
     /// From a count of MiB.
@@ -82,31 +80,43 @@ impl FromStr for Bytes {
     type Err = UnitError;
     fn from_str(s: &str) -> Result<Self, UnitError> {
         let bad = || UnitError::Quantity(s.chars().take(80).collect());
-        let split = s.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(s.len());
-        let (number, suffix) = s.split_at(split);
-        let scale: u128 = if suffix.is_empty() {
-            1
-        } else if let Some((_, shift)) = BINARY.iter().find(|(name, _)| *name == suffix) {
-            1u128 << shift
-        } else if let Some((_, scale)) = DECIMAL.iter().find(|(name, _)| *name == suffix) {
-            u128::from(*scale)
-        } else {
-            return Err(bad());
-        };
+        let unsigned = s.strip_prefix('+').unwrap_or(s);
+        let split = unsigned.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(unsigned.len());
+        let (number, suffix) = unsigned.split_at(split);
+        // A number is digits × 2^shift × 10^exponent.
+        let (shift, mut exponent) = scale(suffix).ok_or_else(bad)?;
         let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-        if whole.is_empty() || whole.len() > 20 || fraction.len() > 9 || (number.contains('.') && fraction.is_empty()) {
+        let digits = format!("{whole}{fraction}");
+        if digits.is_empty() || digits.len() > MAX_DIGITS || fraction.contains('.') {
             return Err(bad());
         }
-        let whole: u128 = whole.parse().map_err(|_| bad())?;
-        let part = if fraction.is_empty() {
-            0
-        } else {
-            let digits: u128 = fraction.parse().map_err(|_| bad())?;
-            // Kubernetes rounds a fraction of the smallest unit up.
-            (digits * scale).div_ceil(10u128.pow(fraction.len() as u32))
-        };
-        u64::try_from(whole * scale + part).map(Self).map_err(|_| bad())
+        exponent -= fraction.len() as i32;
+        let value = digits.parse::<u128>().ok().and_then(|digits| {
+            let power = 10u128.checked_pow(exponent.unsigned_abs());
+            match power {
+                _ if digits == 0 => Some(0),
+                Some(power) if exponent >= 0 => digits.checked_mul(1 << shift)?.checked_mul(power),
+                // Kubernetes rounds a fraction of the smallest unit up.
+                Some(power) => Some(digits.checked_mul(1 << shift)?.div_ceil(power)),
+                None => (exponent < 0).then_some(1),
+            }
+        });
+        value.and_then(|value| u64::try_from(value).ok()).map(Self).ok_or_else(bad)
     }
+}
+
+/// What a quantity's suffix stands for, as powers of 2 and of 10; `None`: it is none.
+fn scale(suffix: &str) -> Option<(u32, i32)> {
+    if let Some((_, shift)) = BINARY.iter().find(|(name, _)| *name == suffix) {
+        return Some((*shift, 0));
+    }
+    if let Some((_, power)) = DECIMAL.iter().find(|(name, _)| *name == suffix) {
+        return Some((0, *power));
+    }
+    let exponent = suffix.strip_prefix(['e', 'E'])?;
+    let digits = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
+    let plain = !digits.is_empty() && digits.len() <= 3 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    plain.then(|| exponent.parse().ok().map(|power| (0, power)))?
 }
 
 impl Add for Bytes {
@@ -256,10 +266,42 @@ mod tests {
             ("6Gi", 6 << 30),
             ("1500M", 1_500_000_000),
             ("0.1", 1),
+            ("64e9", 64_000_000_000),
+            ("1E3", 1_000),
+            ("1.5e+3", 1_500),
+            ("1500e-2", 15),
+            ("1E", 1_000_000_000_000_000_000),
+            ("500m", 1),
+            ("2500m", 3),
+            ("1n", 1),
+            ("+5", 5),
+            (".5Gi", 512 << 20),
+            ("1.Gi", 1 << 30),
+            ("1e-999", 1),
+            ("0e999", 0),
+            ("0.0000000001Gi", 1),
+            ("18446744073709551615", u64::MAX),
         ] {
             assert_eq!(text.parse::<Bytes>().unwrap().0, bytes, "{text}");
         }
-        for bad in ["", "Gi", "-1Gi", "1.Gi", "1gi", "99999999999Ei", "1 Gi", "1e3"] {
+        for bad in [
+            "",
+            "Gi",
+            "-1Gi",
+            "1gi",
+            "99999999999Ei",
+            "1 Gi",
+            "e3",
+            "1e",
+            "1e+",
+            "1e1234",
+            "1ee3",
+            "64e18",
+            "1.2.3",
+            ".",
+            "+",
+            "++1",
+        ] {
             assert!(bad.parse::<Bytes>().is_err(), "{bad}");
         }
         assert_eq!(Bytes::gibi(6).to_string(), "6Gi");
