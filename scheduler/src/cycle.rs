@@ -11,7 +11,7 @@ use nightshift_placement::{
     AdmittedReason, Batch, Plan, ReasonKind, Request, WaitingJob, WaitingTask, Weights, WhyNot,
 };
 use nightshift_state::{Job, Placement, State, TaskState};
-use nightshift_types::{Bytes, JobId, Milliseconds, PicoPoints, TaskId, TenantQueue, Timestamp};
+use nightshift_types::{Bytes, JobId, Milliseconds, PicoPoints, StopPolicy, TaskId, TenantQueue, Timestamp};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -192,7 +192,9 @@ impl Refused {
 /// Every queue that has terms or a job, with what it uses now.
 fn tenants(state: &State, queues: &BTreeMap<String, TenantQueue>, now: Timestamp) -> BTreeMap<String, Tenant> {
     let new = |name: &str| {
-        let queue = queues.get(name).cloned().unwrap_or_default();
+        // Its hold, quotas and price went with its object: nothing starts until it is there again.
+        let gone = || TenantQueue { stop: StopPolicy::Hold, ..TenantQueue::default() };
+        let queue = queues.get(name).cloned().unwrap_or_else(gone);
         Tenant { queue, usage: state.usage(name, now), ..Tenant::default() }
     };
     let mut tenants: BTreeMap<String, Tenant> = BTreeMap::new();

@@ -163,6 +163,7 @@ impl Standby {
             policy: config.fetch,
             prover: Prover { program: config.prover, timeout: PROVE_WITHIN },
             priorities: Priorities::default(),
+            warned: Default::default(),
             gateway_url: format!("{scheme}://{gateway}"),
         };
         let agents_address = config.agents_address.unwrap_or_else(|| agents.1.to_string());

@@ -134,14 +134,30 @@ impl Tenants {
         })
     }
 
-    /// Takes a namespace's labels over; `None`: it is gone. Returns whether that changed anything.
+    /// Why nothing of a queue starts, or no job of it is admitted, beside its stop policy: there is no such object, or it
+    /// cannot be honoured.
+    pub fn trouble(&self, queue: &str) -> Option<String> {
+        self.read(|table| match table.queues.get(queue) {
+            None if !table.listed => None,
+            None => Some(format!(
+                "there is no TenantQueue {queue}: nothing of it starts until it is applied again; or suspend the job and \
+                 name another in spec.queueName"
+            )),
+            Some(tenant) => tenant.broken.as_ref().map(|what| format!("TenantQueue {queue}: {what}")),
+        })
+    }
+
+    /// Takes a namespace's labels over; `None`: it is gone. Returns whether some queue permits it now that did not, or the
+    /// other way round.
     pub fn set_namespace(&self, namespace: &str, labels: Option<BTreeMap<String, String>>) -> bool {
         self.write(|table| {
             let before = match &labels {
                 Some(labels) => table.namespaces.insert(namespace.into(), labels.clone()),
                 None => table.namespaces.remove(namespace),
             };
-            before != labels
+            let (before, after) = (before.unwrap_or_default(), labels.unwrap_or_default());
+            let permits = |tenant: &Tenant, labels| tenant.namespaces.matches(labels);
+            before != after && table.queues.values().any(|tenant| permits(tenant, &before) != permits(tenant, &after))
         })
     }
 
@@ -185,7 +201,15 @@ mod tests {
         assert!(refused.contains("does not permit namespace b") && refused.contains("team=x"), "{refused}");
         let unknown = tenants.permit("taem", "a").unwrap_err().to_string();
         assert!(unknown.contains("no TenantQueue \"taem\", but open, team"), "{unknown}");
+        let labels = |team: &str, else_: &str| {
+            let pairs = [("team", team), ("else", else_)].map(|(key, value)| (key.to_string(), value.to_string()));
+            Some(BTreeMap::from(pairs))
+        };
+        assert!(!tenants.set_namespace("a", labels("x", "1")), "every queue answers as before");
+        assert!(tenants.set_namespace("a", labels("y", "1")) && tenants.permit("team", "a").is_err());
+        assert!(tenants.set_namespace("a", labels("x", "2")) && tenants.permit("team", "a").is_ok());
         assert!(tenants.set_namespace("a", None) && tenants.permit("team", "a").is_err());
+        assert!(!tenants.set_namespace("b", labels("z", "1")) && tenants.permit("open", "b").is_ok());
     }
 
     #[test]
@@ -195,6 +219,10 @@ mod tests {
         let before = tenants.all();
         assert!(tenants.set("q", Some(tenant(&[], 5))));
         assert_eq!((before["q"].weight, tenants.get("q").unwrap().weight), (2, 5));
+        assert_eq!(tenants.trouble("q"), None);
         assert!(tenants.set("q", None) && tenants.get("q").is_none());
+        assert_eq!(tenants.trouble("q"), None, "nothing is known before the lists ended");
+        tenants.set_listed();
+        assert!(tenants.trouble("q").unwrap().starts_with("there is no TenantQueue q: "));
     }
 }

@@ -94,6 +94,8 @@ async fn a_job_waits_for_its_queue_and_goes_on_when_it_is_there() {
         why.contains("queue research has 0 points left") && why.contains("nightshift points grant research"),
         "{why}"
     );
+    let said = poor.unschedulable[0].message.as_deref().unwrap();
+    assert!(said.contains("over the 0 points left of queue research"), "{said}");
     assert_eq!(plane.leader.state().await.running().count(), 0);
 
     grant(&plane, "research", "5").await;
@@ -186,5 +188,139 @@ async fn priorities_are_resolved_or_the_job_says_what_helps() {
     change_queue(&plane, "broken", json!({ "stopPolicy": "Hold" })).await;
     let held = |s: &TenantQueueStatus| condition(s, "Active") == Some(("False", "Stopped"));
     queue_status(&plane, "broken", "is held", held).await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_cannot_pay_is_named_whatever_else_is_too_dear() {
+    let folder = tempfile::tempdir().unwrap();
+    let plane = Plane::start(folder.path()).await;
+    plane.apply_model().await;
+    let agent = plane.join("a").await;
+    let _session = agent.open(agent.hello(1, GIB)).await.unwrap();
+    apply_queue(&plane, "research", json!({})).await;
+    // Its node asks more an hour than the job may pay, and more than the queue has.
+    plane.apply_job("j", &["[0]"], json!({ "queueName": "research", "maxPricePerHour": "0.000001" })).await;
+    let poor = |s: &InferenceJobStatus| reason(s, "Admitted") == Some(("False", "BudgetExhausted"));
+    let poor = plane.status("j", "says that there are no points", poor).await;
+    let why = message(&poor, "Admitted");
+    assert!(why.contains("queue research has 0 points left") && !why.contains("maxCost"), "{why}");
+    grant(&plane, "research", "5").await;
+    plane.leader.wake();
+    let dear = |s: &InferenceJobStatus| reason(s, "Admitted") == Some(("False", "PriceAboveLimit"));
+    plane.status("j", "says that the price is too high", dear).await;
+    // The job's own limit is less than what the queue has: then it is the job's that is named.
+    plane.apply_job("own", &["[0]"], json!({ "queueName": "research", "maxCost": "0" })).await;
+    let own = |s: &InferenceJobStatus| reason(s, "Admitted") == Some(("False", "PriceAboveLimit"));
+    let own = plane.status("own", "names its maxCost", own).await;
+    assert!(message(&own, "Admitted").contains("0 points left of maxCost"), "{}", message(&own, "Admitted"));
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edit_is_taken_over_when_its_queue_is_there_and_the_rest_of_it_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let plane = Plane::start(folder.path()).await;
+    plane.apply_model().await;
+    let agent = plane.join("a").await;
+    let mut session = agent.open(agent.hello(1, GIB)).await.unwrap();
+    plane.apply_job("j", &["[0]"], json!({ "suspend": true })).await;
+    plane.status("j", "is suspended", |s| s.state == Some(JobState::Suspended)).await;
+    let edit = json!({ "queueName": "research", "suspend": false, "parallelism": 7 });
+    let patch = Patch::Merge(json!({ "spec": edit }));
+    plane.jobs().patch("j", &PatchParams::default(), &patch).await.unwrap();
+    let spec = || async {
+        let state = plane.leader.state().await;
+        state.jobs().find(|job| job.spec.name == "j").unwrap().spec.clone()
+    };
+    let before = until("the parallelism is taken over", || async {
+        let spec = spec().await;
+        (spec.parallelism == 7).then_some(spec)
+    })
+    .await;
+    // Not on the old queue's account, and not lost.
+    assert_eq!((before.queue.as_str(), before.suspend, before.generation), ("default", true, 1));
+    plane.apply_queue("research", 1).await;
+    let attempt = session.assignment().await.unwrap().attempt;
+    session.succeed(&attempt, "0").await;
+    plane.status("j", "completes", |s| s.state == Some(JobState::Complete)).await;
+    let after = spec().await;
+    assert_eq!((after.queue.as_str(), after.suspend, after.generation), ("research", false, 2));
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_cannot_be_read_lifts_no_limit() {
+    let folder = tempfile::tempdir().unwrap();
+    let plane = Plane::start(folder.path()).await;
+    plane.apply_model().await;
+    plane.apply_queue("team", 1).await;
+    let limits = json!({ "quotas": [{ "resource": "tasks", "limit": "1e0" }], "budget": { "points": "4" } });
+    change_queue(&plane, "team", limits).await;
+    let agent = plane.join("a").await;
+    let mut hello = agent.hello(1, GIB);
+    hello.devices[0].attributes.insert("slots".into(), "4".into());
+    let mut session = agent.open(hello).await.unwrap();
+    session.keep_alive();
+    plane.apply_job("one", &["[1]"], json!({ "queueName": "team" })).await;
+    let one = session.assignment().await.unwrap();
+    plane.apply_job("two", &["[1]"], json!({ "queueName": "team" })).await;
+    let quota = |s: &InferenceJobStatus| reason(s, "Admitted") == Some(("False", "QuotaExceeded"));
+    plane.status("two", "is held", quota).await;
+    // More than a quantity of bytes can be, in an edit that lifts the budget too.
+    let broken = json!({ "quotas": [{ "resource": "deviceMemory", "limit": "64000E" }], "budget": null });
+    change_queue(&plane, "team", broken.clone()).await;
+    let wrong = |s: &TenantQueueStatus| condition(s, "Active") == Some(("False", "Misconfigured"));
+    let status = queue_status(&plane, "team", "says so", wrong).await;
+    let said = &status.conditions.iter().find(|condition| condition.type_ == "Active").unwrap().message;
+    assert!(said.contains("spec.quotas") && said.contains("stays in force"), "{said}");
+    assert!(plane.leader.state().await.ledger().queue("team").budget.is_some());
+    // Whatever comes next is placed under the old quota: other's task goes first, two's still waits.
+    plane.apply_job("other", &["[1]"], json!({})).await;
+    let other = session.assignment().await.unwrap();
+    session.succeed(&other.attempt, "1").await;
+    plane.status("other", "completes", |s| s.state == Some(JobState::Complete)).await;
+    let still = plane.jobs().get("two").await.unwrap().status.unwrap();
+    assert!(quota(&still) && plane.leader.state().await.running().count() == 1, "{still:?}");
+    session.succeed(&one.attempt, "1").await;
+    let two = session.assignment().await.unwrap();
+    session.succeed(&two.attempt, "1").await;
+    plane.status("two", "completes", |s| s.state == Some(JobState::Complete)).await;
+    // Of one that never could be read nothing starts.
+    apply_queue(&plane, "never", broken).await;
+    let status = queue_status(&plane, "never", "says so", wrong).await;
+    let said = &status.conditions.iter().find(|condition| condition.type_ == "Active").unwrap().message;
+    assert!(said.contains("nothing of this queue starts"), "{said}");
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_without_an_object_starts_nothing_until_it_is_there_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let plane = Plane::start(folder.path()).await;
+    plane.apply_model().await;
+    plane.apply_queue("team", 1).await;
+    plane.apply_job("j", &["[1]"], json!({ "queueName": "team" })).await;
+    plane.status("j", "is known", |s| s.completions == Some(1)).await;
+    queues(&plane).delete("team", &DeleteParams::default()).await.unwrap();
+    let stopped = |s: &InferenceJobStatus| reason(s, "Admitted") == Some(("False", "QueueStopped"));
+    let status = plane.status("j", "is held", stopped).await;
+    let why = message(&status, "Admitted");
+    assert!(why.contains("there is no TenantQueue team"), "{why}");
+    let agent = plane.join("a").await;
+    let mut hello = agent.hello(1, GIB);
+    hello.devices[0].attributes.insert("slots".into(), "4".into());
+    let mut session = agent.open(hello).await.unwrap();
+    session.keep_alive();
+    // Another queue's job, which came later, runs; this one does not.
+    plane.apply_job("other", &["[1]"], json!({})).await;
+    let other = session.assignment().await.unwrap();
+    session.succeed(&other.attempt, "1").await;
+    plane.status("other", "completes", |s| s.state == Some(JobState::Complete)).await;
+    assert_eq!(plane.leader.state().await.running().count(), 0);
+    apply_queue(&plane, "team", json!({})).await;
+    let attempt = session.assignment().await.unwrap().attempt;
+    session.succeed(&attempt, "1").await;
+    plane.status("j", "completes", |s| s.state == Some(JobState::Complete)).await;
     plane.stop().await;
 }

@@ -3,6 +3,10 @@
 //! in → custom resources, changed jobs of the journal · out → commands, status patches, Events · invariant: idempotent;
 //! a job that was once admitted and is not in the journal is never silently run again.
 
+mod update;
+
+pub use self::update::Warned;
+use self::update::update;
 use super::conditions::{self, Wanted};
 use super::convert::{self, Identity};
 use super::inputs::{self, InputError};
@@ -21,7 +25,7 @@ use kube::{Api, Resource, ResourceExt};
 use nightshift_crds::{
     FIELD_MANAGER, FINALIZER, InferenceJob, InferenceJobStatus, MANAGED_BY, job_condition as condition,
 };
-use nightshift_state::{Command, JobTerms, JobUpdate, Rejection};
+use nightshift_state::Command;
 use nightshift_types::{JobId, Milliseconds, Timestamp};
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -165,70 +169,14 @@ async fn reconcile(job: Arc<InferenceJob>, context: Arc<Context>) -> Result<Acti
 
 /// What a reconciliation found.
 enum Next {
-    /// The journal knows the job: its facts are the status.
-    Facts(JobId),
+    /// The journal knows the job: its facts are the status. To be looked at again then, if a part of it waits.
+    Facts(JobId, Option<Duration>),
     /// The journal does not: this is the status, to be looked at again.
     Waiting(InferenceJobStatus),
     /// The journal does not and never will.
     Terminal(InferenceJobStatus),
     /// The scheduler has not read the queues yet: nothing can be said.
     Soon,
-}
-
-async fn update(job: &InferenceJob, id: &JobId, known: i64, context: &Context) -> Result<Next, ReconcileError> {
-    let generation = job.meta().generation.unwrap_or_default();
-    if generation > known {
-        let seconds = |value: Option<i64>| value.map(|s| Milliseconds((s.max(0) as u64).saturating_mul(1000)));
-        let update = JobUpdate {
-            generation,
-            suspend: job.spec.suspend,
-            parallelism: job.spec.parallelism.max(0) as u32,
-            backoff_limit: job.spec.backoff_limit().max(0) as u32,
-            max_failed_indexes: job.spec.max_failed_indexes.map(|limit| limit.max(0) as u32),
-            active_deadline: seconds(job.spec.active_deadline_seconds),
-            pending_deadline: seconds(job.spec.pending_deadline_seconds),
-            terms: match terms(job, id, context).await {
-                // The rest must not wait for it: somebody may want to suspend the job.
-                Err(ReconcileError::Object(why)) => {
-                    publish(job, context, &warning("Misconfigured", why)).await;
-                    None
-                }
-                terms => terms?,
-            },
-        };
-        let submit = |update| context.leader.submit(Command::UpdateJob { job: id.clone(), update });
-        match submit(update.clone()).await {
-            Err(SubmitError::Rejected(why @ Rejection::Invalid { .. })) if update.terms.is_some() => {
-                publish(job, context, &warning("Misconfigured", why.to_string())).await;
-                submit(JobUpdate { terms: None, ..update }).await?;
-            }
-            Ok(_) | Err(SubmitError::Rejected(Rejection::StaleGeneration { .. })) => {}
-            Err(error) => return Err(error.into()),
-        }
-        // Said once a change: the rest of it was taken over.
-        if let Err(error) = convert::check_supported(&job.spec) {
-            publish(job, context, &warning("NotSupported", error.to_string())).await;
-        }
-    }
-    Ok(Next::Facts(id.clone()))
-}
-
-/// The terms as the object has them now; of a model that is gone, what it asked for is still asked for.
-async fn terms(job: &InferenceJob, id: &JobId, context: &Context) -> Result<Option<JobTerms>, ReconcileError> {
-    let state = context.leader.state().await;
-    let Some(known) = state.job(id).map(|known| known.spec.clone()) else { return Ok(None) };
-    drop(state);
-    let (mut memory, mut tier) = (known.memory, known.min_trust_tier);
-    let namespace = job.namespace().unwrap_or_default();
-    if let Some((_, Readiness::Ready(model))) = context.leader.models().find(&namespace, &known.model_name) {
-        tier = model.min_trust_tier;
-        let chosen = model.variants.iter().find(|v| v.variant.name == known.variant);
-        memory = chosen.map_or(memory, |chosen| chosen.variant.memory_for_one());
-    }
-    let priority = priority(job, &namespace, context).map_err(ReconcileError::Object)?;
-    let terms =
-        convert::terms(&job.spec, memory, tier, priority).map_err(|error| ReconcileError::Object(error.to_string()))?;
-    Ok(Some(terms))
 }
 
 /// Admits a job that the journal does not know, or says why not.
@@ -257,7 +205,7 @@ async fn admit(job: &InferenceJob, id: &JobId, context: &Context) -> Result<Next
     match prepare(job, context).await? {
         Prepared::Ready(spec) => {
             match context.leader.submit(Command::AdmitJob { job: id.clone(), spec: Arc::new(*spec) }).await {
-                Ok(_) => Ok(Next::Facts(id.clone())),
+                Ok(_) => Ok(Next::Facts(id.clone(), None)),
                 Err(SubmitError::Rejected(why)) => {
                     let status = unknown(condition::ADMITTED, false, "Misconfigured", &why.to_string());
                     Ok(Next::Terminal(status))
@@ -356,7 +304,7 @@ async fn finish(job: &InferenceJob, next: Next, context: &Context) -> Result<Act
         Next::Soon => return Ok(Action::requeue(SOON)),
         Next::Waiting(status) => (status, Action::requeue(RETRY)),
         Next::Terminal(status) => (status, Action::await_change()),
-        Next::Facts(id) => {
+        Next::Facts(id, again) => {
             let url = results_url(context, job);
             let state = context.leader.state().await;
             let Some(facts) = state.job(&id) else { return Ok(Action::requeue(RETRY)) };
@@ -364,7 +312,7 @@ async fn finish(job: &InferenceJob, next: Next, context: &Context) -> Result<Act
             let now = context.leader.now();
             let waits = Waits::of(&context.leader, &state, facts);
             let status = status::of_job(&before, facts, waits.as_ref(), &url, seen, now);
-            (status, Action::await_change())
+            (status, again.map_or_else(Action::await_change, Action::requeue))
         }
     };
     let ended = status.completion_time.clone().filter(|_| status::is_terminal(&status));
@@ -471,6 +419,7 @@ async fn expire(
 async fn delete(job: &InferenceJob, id: &JobId, context: &Context) -> Result<Action, ReconcileError> {
     if job.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
         context.leader.submit(Command::ForgetJob { job: id.clone() }).await?;
+        context.warned.forget(id);
         let others = job.finalizers().iter().filter(|finalizer| *finalizer != FINALIZER).cloned().collect();
         set_finalizers(job, context, others).await?;
     }

@@ -40,6 +40,8 @@ pub struct Context {
     pub recorder: Recorder,
     /// What `priorityClassName` stands for.
     pub priorities: Priorities,
+    /// Jobs whose terms wait, and what was said of them.
+    pub warned: job::Warned,
     /// Where people fetch results.
     pub gateway_url: String,
 }

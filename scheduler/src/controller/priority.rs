@@ -16,8 +16,14 @@ const NAMES_SHOWN: usize = 8;
 /// The table. Cheap to clone; all clones are one.
 #[derive(Debug, Clone, Default)]
 pub struct Priorities {
-    /// `None`: not read yet.
-    classes: Arc<RwLock<Option<BTreeMap<String, i32>>>>,
+    classes: Arc<RwLock<Classes>>,
+}
+
+#[derive(Debug, Default)]
+struct Classes {
+    values: BTreeMap<String, i32>,
+    /// The first list ended: a name that is not among them is unknown.
+    listed: bool,
 }
 
 impl Priorities {
@@ -27,11 +33,12 @@ impl Priorities {
             return Err(format!("{field}: {name} is for Kubernetes' own pods: name another PriorityClass"));
         }
         let classes = self.classes.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(classes) = &*classes else {
+        if !classes.listed {
             return Err(format!(
                 "{field}: the PriorityClasses are not read yet; the scheduler needs the right to list them"
             ));
-        };
+        }
+        let classes = &classes.values;
         classes.get(name).copied().ok_or_else(|| {
             let ours = classes.keys().filter(|name| !name.starts_with(SYSTEM));
             let mut names: Vec<&str> = ours.clone().take(NAMES_SHOWN).map(String::as_str).collect();
@@ -47,28 +54,24 @@ impl Priorities {
 
     /// There is no cluster: our own.
     pub fn set_built_in(&self) {
-        self.write(|classes| *classes = Some(BUILT_IN.map(|(name, value)| (name.to_string(), value)).into()));
+        let values = BUILT_IN.map(|(name, value)| (name.to_string(), value)).into();
+        self.write(|classes| *classes = Classes { values, listed: true });
     }
 
-    /// The first list ended.
+    /// The first list ended: what was gathered counts from now on.
     pub fn set_listed(&self) {
-        self.write(|classes| {
-            classes.get_or_insert_default();
-        });
+        self.write(|classes| classes.listed = true);
     }
 
     /// Takes a class over; `None`: it is gone. Jobs that were admitted keep their number, as pods do.
     pub fn set(&self, name: &str, value: Option<i32>) {
-        self.write(|classes| {
-            let classes = classes.get_or_insert_default();
-            match value {
-                Some(value) => drop(classes.insert(name.into(), value)),
-                None => drop(classes.remove(name)),
-            }
+        self.write(|classes| match value {
+            Some(value) => drop(classes.values.insert(name.into(), value)),
+            None => drop(classes.values.remove(name)),
         });
     }
 
-    fn write(&self, change: impl FnOnce(&mut Option<BTreeMap<String, i32>>)) {
+    fn write(&self, change: impl FnOnce(&mut Classes)) {
         change(&mut self.classes.write().unwrap_or_else(PoisonError::into_inner));
     }
 }
@@ -87,8 +90,11 @@ mod tests {
         assert!(unknown.contains("nightshift-high, nightshift-low, nightshift-normal"), "{unknown}");
 
         let cluster = Priorities::default();
-        cluster.set_listed();
         cluster.set("urgent", Some(7));
+        // Half a list is none: another class may be in the other half.
+        assert!(cluster.resolve("f", "urgent").unwrap_err().contains("not read yet"));
+        assert!(cluster.resolve("f", "later").unwrap_err().contains("not read yet"));
+        cluster.set_listed();
         cluster.set("system-node-critical", Some(2_000_001_000));
         assert_eq!(cluster.resolve("f", "urgent"), Ok(7));
         assert!(cluster.resolve("f", "system-node-critical").unwrap_err().contains("Kubernetes' own"));

@@ -2,10 +2,12 @@
 //!
 //! in → TenantQueues, Namespaces and, of a cluster, PriorityClasses; the fold · out → `Tenants`, `SetQueue` commands, the
 //! queue `default`, status · invariant: status is written at a low rate, whatever a queue's tasks do; a queue without an
-//! object has no budget.
+//! object has no budget and starts nothing; an object that cannot be read lifts no limit.
 
-use super::conditions::{self, Wanted};
-use super::{Context, convert, merge_diff, status};
+mod facts;
+
+use self::facts::{Facts, status_of, words};
+use super::{Context, convert, merge_diff};
 use crate::tenants::Tenant;
 use futures::StreamExt;
 use futures::stream::{BoxStream, pending};
@@ -15,12 +17,9 @@ use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::watcher::{self, Event as WatchEvent};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, ResourceExt};
-use nightshift_crds::{
-    DEFAULT_QUEUE, FIELD_MANAGER, FractionString, PointsString, StopPolicy, TenantQueue, TenantQueueSpec,
-    TenantQueueStatus, queue_condition,
-};
-use nightshift_state::{Command, QueueBook, State};
-use nightshift_types::{AccountId, Budget, PicoPoints, Timestamp};
+use nightshift_crds::{DEFAULT_QUEUE, FIELD_MANAGER, StopPolicy, TenantQueue, TenantQueueSpec};
+use nightshift_state::Command;
+use nightshift_types::{Budget, Timestamp};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -118,6 +117,8 @@ struct Keeper {
     context: Context,
     changed: Sender<u64>,
     objects: BTreeMap<String, TenantQueue>,
+    /// What was last read of each object without an error.
+    good: BTreeMap<String, Tenant>,
     written: BTreeMap<String, Instant>,
     queues: Names,
     namespaces: Names,
@@ -128,9 +129,9 @@ struct Keeper {
 
 impl Keeper {
     fn new(context: Context, changed: Sender<u64>) -> Self {
-        let (objects, written) = (BTreeMap::new(), BTreeMap::new());
+        let (objects, good, written) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let (queues, namespaces, classes) = (Names::default(), Names::default(), Names::default());
-        Self { context, changed, objects, written, queues, namespaces, classes, classes_known: false }
+        Self { context, changed, objects, good, written, queues, namespaces, classes, classes_known: false }
     }
 
     /// Jobs that wait look again, and so does the cycle.
@@ -157,6 +158,7 @@ impl Keeper {
             Seen::Gone(names) => {
                 for name in names {
                     self.objects.remove(&name);
+                    self.good.remove(&name);
                     self.written.remove(&name);
                     self.context.leader.tenants().set(&name, None);
                     self.set_budget(&name, None).await;
@@ -234,26 +236,50 @@ impl Keeper {
         }
     }
 
-    /// A queue as it is to be honoured; what cannot be keeps its jobs from being admitted, and says why.
-    fn tenant(&self, object: &TenantQueue) -> (Tenant, Option<Budget>) {
+    /// A queue as it is to be honoured; what cannot be keeps its jobs from being admitted, and says why. And its budget,
+    /// `None` where that is not to be read: it stays.
+    fn tenant(&self, object: &TenantQueue) -> (Tenant, Option<Option<Budget>>) {
         let named = object.spec.default_priority_class_name.as_deref();
         let priority = named.map(|name| self.context.priorities.resolve("spec.defaultPriorityClassName", name));
         let converted = convert::tenant(&object.spec, priority.clone().and_then(Result::ok).unwrap_or_default());
-        let (mut tenant, budget) = converted.unwrap_or_else(|error| {
-            let (queue, namespaces) = (nightshift_types::TenantQueue::default(), Default::default());
-            (Tenant { queue, namespaces, broken: Some(error.to_string()) }, None)
-        });
+        let (mut tenant, budget) = match converted {
+            Ok((tenant, budget)) => (tenant, Some(budget)),
+            Err(error) => (self.unread(object, &error), None),
+        };
         if let Some(Err(why)) = priority {
             tenant.broken.get_or_insert(why);
         }
         (tenant, budget)
     }
 
-    async fn grant(&self, object: &TenantQueue) {
+    /// Of an object that says what nobody can do: what it said before, so that a slip lifts no limit.
+    fn unread(&self, object: &TenantQueue, error: &impl std::fmt::Display) -> Tenant {
+        let known = self.good.get(&object.name_any()).cloned();
+        let meanwhile = match known {
+            Some(_) => "what was in force before this change stays in force, and no job is admitted",
+            None => "nothing of this queue starts",
+        };
+        let mut tenant = known.unwrap_or_else(|| {
+            let stop = nightshift_types::StopPolicy::Hold;
+            let queue = nightshift_types::TenantQueue { stop, ..Default::default() };
+            Tenant { queue, namespaces: Default::default(), broken: None }
+        });
+        // Whoever stops a queue is obeyed whatever else is wrong.
+        if object.spec.stop_policy != StopPolicy::None {
+            tenant.queue.stop = object.spec.stop_policy.as_str().parse().unwrap_or(tenant.queue.stop);
+        }
+        tenant.broken = Some(format!("{error}; until that is put right, {meanwhile}"));
+        tenant
+    }
+
+    async fn grant(&mut self, object: &TenantQueue) {
         let (tenant, budget) = self.tenant(object);
         let name = object.name_any();
         // The budget first: nothing of the queue is placed before the ledger knows its limit.
-        self.set_budget(&name, budget).await;
+        if let Some(budget) = budget {
+            self.good.insert(name.clone(), tenant.clone());
+            self.set_budget(&name, budget).await;
+        }
         if self.context.leader.tenants().set(&name, Some(tenant)) {
             self.news();
         }
@@ -347,138 +373,9 @@ impl Keeper {
     }
 }
 
-/// What of a status people wait for.
-fn words(status: &TenantQueueStatus) -> Vec<(&str, &str)> {
-    status.conditions.iter().map(|condition| (condition.status.as_str(), condition.reason.as_str())).collect()
-}
-
-/// What the journal says of one queue.
-#[derive(Default)]
-struct Fact {
-    pending: i64,
-    running: i64,
-    usage: u64,
-    balance: PicoPoints,
-    spendable: Option<PicoPoints>,
-    book: QueueBook,
-}
-
-/// What the journal says of all of them.
-struct Facts {
-    queues: BTreeMap<String, Fact>,
-    usage: u128,
-}
-
-impl Facts {
-    fn of(state: &State, now: Timestamp) -> Self {
-        let mut queues: BTreeMap<String, Fact> = BTreeMap::new();
-        for (name, book) in state.ledger().queues() {
-            let (usage, spendable) = (state.usage(name, now), state.spendable(name, now));
-            let balance = state.balance(&AccountId::Tenant(name.into()));
-            queues.insert(name.into(), Fact { usage, balance, spendable, book, ..Fact::default() });
-        }
-        for job in state.unfinished() {
-            if !queues.contains_key(&job.spec.queue) {
-                queues.insert(job.spec.queue.clone(), Fact::new(&job.spec.queue));
-            }
-            if let Some(fact) = queues.get_mut(&job.spec.queue) {
-                fact.pending += i64::from(job.waiting());
-                fact.running += i64::from(job.running);
-            }
-        }
-        let usage = queues.values().map(|fact| u128::from(fact.usage)).sum();
-        Self { queues, usage }
-    }
-}
-
-impl Fact {
-    /// Of a queue that never had anything.
-    fn new(queue: &str) -> Self {
-        Self { spendable: (queue != DEFAULT_QUEUE).then_some(PicoPoints::ZERO), ..Self::default() }
-    }
-}
-
-fn status_of(
-    before: &TenantQueueStatus,
-    object: &TenantQueue,
-    broken: Option<&str>,
-    facts: &Facts,
-    now: Timestamp,
-) -> TenantQueueStatus {
-    let (name, generation) = (object.name_any(), object.metadata.generation);
-    let nothing = Fact::new(&name);
-    let fact = facts.queues.get(&name).unwrap_or(&nothing);
-    let mut after = TenantQueueStatus {
-        pending_tasks: Some(fact.pending),
-        running_tasks: Some(fact.running),
-        spent: Some(fact.book.spent.into()),
-        reserved: Some(fact.book.reserved.into()),
-        balance: (name != DEFAULT_QUEUE).then(|| fact.balance.into()),
-        budget_left: fact.book.budget_left(now).map(PointsString::from),
-        share: Some(share(fact.usage, facts.usage)),
-        observed_generation: generation,
-        conditions: before.conditions.clone(),
-    };
-    let mut set = |type_, status, reason, message: &str| {
-        let wanted = Wanted { type_, status: Some(status), reason, message };
-        conditions::set(&mut after.conditions, wanted, generation, &status::time(now));
-    };
-    let stop = object.spec.stop_policy;
-    match (broken, stop) {
-        (Some(why), _) => set(queue_condition::ACTIVE, false, "Misconfigured", why),
-        (None, StopPolicy::None) => set(queue_condition::ACTIVE, true, "Active", "its tasks may start"),
-        (None, _) => {
-            let message = format!("spec.stopPolicy is {stop}: nothing starts; set it to None to go on");
-            set(queue_condition::ACTIVE, false, "Stopped", &message);
-        }
-    }
-    let (available, reason, message) = means(&name, fact, now);
-    set(queue_condition::BUDGET_AVAILABLE, available, reason, &message);
-    after
-}
-
-/// Whether something is left to spend; and if not, how much there was and what helps.
-fn means(queue: &str, fact: &Fact, now: Timestamp) -> (bool, &'static str, String) {
-    match (fact.spendable, fact.book.budget) {
-        (None, _) => (true, "Unlimited", "it draws on the mint, without a budget".into()),
-        (Some(left), _) if left > PicoPoints::ZERO => (true, "Available", "something is left to spend".into()),
-        (Some(_), Some(budget)) if fact.book.budget_left(now) == Some(PicoPoints::ZERO) => {
-            let again = status::time(budget.period.end(now)).0;
-            let (points, period) = (budget.points, budget.period);
-            let spent = fact.book.spent_in(period, now);
-            let message = format!(
-                "{spent} of {points} points a {period} are spent and {} reserved; the next begins at {again}: raise \
-                 spec.budget.points, or wait",
-                fact.book.reserved
-            );
-            (false, "BudgetExhausted", message)
-        }
-        (Some(_), _) => {
-            let message = format!(
-                "{} points of its balance of {} are reserved: bring more in with `nightshift points grant {queue} AMOUNT`",
-                fact.book.drawn, fact.balance
-            );
-            (false, "NoBalance", message)
-        }
-    }
-}
-
-/// Two decimals, so that what merely ages is not written again and again.
-fn share(part: u64, all: u128) -> FractionString {
-    let hundredths = (u128::from(part) * 100 + all / 2).checked_div(all).unwrap_or(0);
-    PicoPoints(hundredths as i128 * 10_000_000_000).to_string().into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn shares_have_two_decimals() {
-        for (part, all, text) in [(0, 0, "0"), (1, 3, "0.33"), (2, 3, "0.67"), (7, 7, "1"), (1, 1_000, "0")] {
-            assert_eq!(share(part, all).0, text);
-        }
-    }
 
     #[test]
     fn an_object_that_vanished_unseen_is_gone_when_the_list_ends() {

@@ -9,10 +9,10 @@ use nightshift_crds::{
     InferenceJobStatus, InferenceResult, JobState, PointsString, Time, UnschedulableReason, job_condition as condition,
 };
 use nightshift_placement::queue::Held;
-use nightshift_placement::{AdmittedReason, Nearest, ReasonKind, WhyNot};
+use nightshift_placement::{AdmittedReason, Change, Count, Nearest, ReasonKind, WhyNot};
 use nightshift_state::event::MAX_INLINE_OUTPUT;
 use nightshift_state::{Job, JobResult, OutputBody, Rejection, State, TaskState};
-use nightshift_types::Timestamp;
+use nightshift_types::{PicoPoints, Timestamp};
 use std::collections::BTreeSet;
 
 /// Tasks up to which results stand in the status.
@@ -39,52 +39,80 @@ pub struct Waits {
     pub message: String,
     /// What each node lacks, where nodes were looked at.
     pub why: Option<WhyNot>,
+    /// The queue, where what it has left and not the job's own `maxCost` is the limit that `why` speaks of.
+    payer: Option<String>,
 }
 
 impl Waits {
     /// What the last cycle found of a job, if there is anything to say.
     pub fn of(leader: &Leader, state: &State, job: &Job) -> Option<Self> {
         match leader.held(&job.id) {
-            Some(held) => Some(Self::held(job, &held)),
+            Some(held) => Some(Self::held(job, &held, leader.tenants().trouble(&job.spec.queue))),
             None => leader.why(&job.id).map(|why| Self::no_node(state, job, why, leader.now())),
         }
     }
 
-    /// Its queue lets it start nothing now.
-    fn held(job: &Job, held: &Held) -> Self {
+    /// Its queue lets it start nothing now; `trouble` is what is wrong with the queue itself.
+    fn held(job: &Job, held: &Held, trouble: Option<String>) -> Self {
         let queue = &job.spec.queue;
-        let remedy = match held {
-            Held::QueueStopped(_) => {
-                format!("; an operator starts it with spec.stopPolicy None of TenantQueue {queue}")
+        let message = match (held, trouble) {
+            (Held::QueueStopped(_), Some(trouble)) => trouble,
+            (Held::QueueStopped(_), None) => {
+                format!("{held}; an operator starts it with spec.stopPolicy None of TenantQueue {queue}")
             }
-            _ => format!(": TenantQueue {queue}, spec.quotas"),
+            _ => format!("{held}: TenantQueue {queue}, spec.quotas"),
         };
-        Self { reason: held.as_str(), message: format!("{held}{remedy}"), why: None }
+        Self { reason: held.as_str(), message, why: None, payer: None }
     }
 
     /// That the queue cannot pay is said as just that, and not as a price that is too high.
     fn no_node(state: &State, job: &Job, why: WhyNot, now: Timestamp) -> Self {
+        let left = queues_means(state, job, now);
         let reason = why.admitted_reason();
-        if reason == AdmittedReason::PriceAboveLimit
-            && let Some(message) = unpaid(state, job, &why, now)
-        {
-            return Self { reason: "BudgetExhausted", message, why: Some(why) };
+        let unpaid =
+            left.filter(|_| reason == AdmittedReason::PriceAboveLimit).and_then(|left| unpaid(job, &why, left));
+        if let Some(message) = unpaid {
+            return Self { reason: "BudgetExhausted", message, why: Some(why), payer: Some(job.spec.queue.clone()) };
         }
-        Self { reason: reason.as_str(), message: why.message(), why: Some(why) }
+        let payer = left.map(|_| job.spec.queue.clone());
+        let message = words(&why.message(), payer.as_deref());
+        Self { reason: reason.as_str(), message, why: Some(why), payer }
+    }
+
+    /// A reason or a suggestion of `why`, in words that name whose limit it is.
+    pub fn say(&self, what: &impl std::fmt::Display) -> String {
+        words(&what.to_string(), self.payer.as_deref())
     }
 }
 
-/// What a queue has left, where that and not the job's own `maxCost` is less than the cheapest quote.
-fn unpaid(state: &State, job: &Job, why: &WhyNot, now: Timestamp) -> Option<String> {
-    let queue = job.spec.queue.clone();
-    let left = state.spendable(&queue, now)?;
+/// Placement knows one limit of costs, the lower of the job's and its queue's, and calls it the job's.
+fn words(text: &str, payer: Option<&str>) -> String {
+    let Some(queue) = payer else { return text.to_owned() };
+    let of_queue = text.replace("points left of maxCost", &format!("points left of queue {queue}"));
+    of_queue.replace("with maxCost raised by", &format!("with the points of queue {queue} raised by"))
+}
+
+/// What the job's queue has left, where that is less than what is left of the job's own `maxCost`.
+fn queues_means(state: &State, job: &Job, now: Timestamp) -> Option<PicoPoints> {
+    let left = state.spendable(&job.spec.queue, now)?;
     let own = job.spec.max_cost.map(|limit| limit - job.cost - job.reserved);
-    let quote = why.counts.iter().find_map(|count| match (count.kind, &count.nearest) {
-        (ReasonKind::Cost, Nearest::Points(_, quote)) => Some(*quote),
-        _ => None,
-    })?;
-    let limits = quote > left && own.is_none_or(|own| left < own);
-    limits.then(|| Rejection::BudgetExhausted { queue, left, quote }.to_string())
+    own.is_none_or(|own| left < own).then_some(left)
+}
+
+/// That a queue which has so much left cannot pay the cheapest quote, and what helps.
+fn unpaid(job: &Job, why: &WhyNot, left: PicoPoints) -> Option<String> {
+    let cost = |counts: &[Count]| {
+        counts.iter().find_map(|count| match (count.kind, &count.nearest) {
+            (ReasonKind::Cost, Nearest::Points(_, quote)) => Some(*quote),
+            _ => None,
+        })
+    };
+    // Of a node that asks too much an hour too, only the misses say that it costs too much; where a higher price an hour
+    // alone would help, the queue can pay.
+    let price_helps = why.suggestions().iter().any(|one| matches!(one.change, Change::PricePerHour(_)));
+    let quote = cost(&why.counts).or_else(|| cost(&why.misses).filter(|_| !price_helps))?;
+    let queue = job.spec.queue.clone();
+    (quote > left).then(|| Rejection::BudgetExhausted { queue, left, quote }.to_string())
 }
 
 /// The status of a job that the journal knows; `waits` is what the last cycle found, in words too, `seen` its object's
@@ -117,7 +145,7 @@ pub fn of_job(
         quoted_cost: Some(PointsString::from(job.cost + job.reserved)),
         results: results(job),
         results_url: Some(url.to_string()),
-        unschedulable: waits.and_then(|waits| waits.why.as_ref()).map(unschedulable).unwrap_or_default(),
+        unschedulable: waits.map(unschedulable).unwrap_or_default(),
         observed_generation: generation,
         conditions: before.conditions.clone(),
         ..InferenceJobStatus::default()
@@ -311,11 +339,11 @@ fn results(job: &Job) -> Vec<InferenceResult> {
     job.tasks.iter().enumerate().filter_map(result).collect()
 }
 
-fn unschedulable(why: &WhyNot) -> Vec<UnschedulableReason> {
-    let reason = |count: &nightshift_placement::Count| UnschedulableReason {
+fn unschedulable(waits: &Waits) -> Vec<UnschedulableReason> {
+    let reason = |count: &Count| UnschedulableReason {
         reason: count.kind.as_str().into(),
         count: i32::try_from(count.nodes).unwrap_or(i32::MAX),
-        message: Some(count.to_string()),
+        message: Some(waits.say(count)),
     };
-    why.counts.iter().take(16).map(reason).collect()
+    waits.why.iter().flat_map(|why| &why.counts).take(16).map(reason).collect()
 }

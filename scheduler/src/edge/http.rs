@@ -17,6 +17,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use base64::Engine as _;
 use futures::StreamExt;
+use nightshift_placement::queue::Held;
 use nightshift_state::{Command, Job, OutputBody, State, TaskState};
 use nightshift_types::{Bytes, Milliseconds, NodeId, TrustTier};
 use nightshift_wire::token::JoinToken;
@@ -183,8 +184,10 @@ async fn explain(
     let status = status::of_job(&before, job, waits.as_ref(), "", job.spec.generation, now);
     let why = waits.as_ref().and_then(|waits| waits.why.as_ref());
     let failed = status.conditions.iter().rev().find(|c| Some(&c.reason) == status.reason.as_ref());
+    let say = |what: &dyn std::fmt::Display| waits.as_ref().map_or_else(|| what.to_string(), |waits| waits.say(&what));
     let counts = |counts: &[nightshift_placement::Count]| -> Vec<Value> {
-        let count = |c: &nightshift_placement::Count| json!({ "reason": c.kind.as_str(), "count": c.nodes, "message": c.to_string() });
+        let count =
+            |c: &nightshift_placement::Count| json!({ "reason": c.kind.as_str(), "count": c.nodes, "message": say(c) });
         counts.iter().map(count).collect()
     };
     Ok(Json(json!({
@@ -192,8 +195,8 @@ async fn explain(
         "state": status.state,
         "reason": status.reason,
         "message": failed.map(|condition| condition.message.clone()),
-        "suggestion": why.and_then(|why| why.suggestion()).map(ToString::to_string),
-        "suggestions": why.map(|why| why.suggestions().iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap_or_default(),
+        "suggestion": why.and_then(|why| why.suggestion()).map(|one| say(one)),
+        "suggestions": why.map(|why| why.suggestions().iter().map(|one| say(one)).collect::<Vec<_>>()).unwrap_or_default(),
         "misses": why.map(|why| counts(&why.misses)).unwrap_or_default(),
         "nodes": why.map(|why| json!({ "total": why.total, "counts": counts(&why.counts) })),
         "queue": { "name": job.spec.queue, "turn": turn(&gateway.leader, job) },
@@ -211,7 +214,10 @@ fn turn(leader: &Leader, job: &nightshift_state::Job) -> Option<String> {
     let position = order.requests.iter().position(|request| request.task.job == job.id);
     match position {
         Some(position) => order.why(position).map(|why| why.to_string()),
-        None => order.held.iter().find(|(held, _)| *held == job.id).map(|(_, held)| held.to_string()),
+        None => order.held.iter().find(|(held, _)| *held == job.id).map(|(_, held)| match held {
+            Held::QueueStopped(_) => leader.tenants().trouble(&job.spec.queue).unwrap_or_else(|| held.to_string()),
+            held => held.to_string(),
+        }),
     }
 }
 

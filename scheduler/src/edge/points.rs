@@ -5,6 +5,7 @@
 
 use super::http::{Answer, Failure, Gateway};
 use crate::leader::SubmitError;
+use crate::tenants::Tenants;
 use axum::Json;
 use axum::extract::{Query, State as Shared};
 use axum::http::StatusCode;
@@ -38,11 +39,7 @@ pub(super) async fn grant(Shared(gateway): Shared<Gateway>, Json(request): Json<
     if id.is_empty() || id.len() > MAX_ID || id.chars().any(char::is_control) {
         return Err(bad(format!("id must be 1 to {MAX_ID} bytes of text")));
     }
-    let tenants = gateway.leader.tenants();
-    if queue != DEFAULT_QUEUE && tenants.get(&queue).is_none() {
-        let text = format!("there is no TenantQueue {queue}: apply it first; `kubectl get tenantqueues` lists them");
-        return Err(Failure(StatusCode::NOT_FOUND, text));
-    }
+    known(gateway.leader.tenants(), &queue)?;
     let again = gateway.leader.state().await.ledger().granted(&queue, &id).is_some();
     let command = Command::Grant { id: id.clone(), queue: queue.clone(), amount, note };
     gateway.leader.submit(command).await.map_err(|error| match error {
@@ -54,6 +51,19 @@ pub(super) async fn grant(Shared(gateway): Shared<Gateway>, Json(request): Json<
     gateway.leader.wake();
     let balance = gateway.leader.state().await.balance(&AccountId::Tenant(queue.clone()));
     Ok(Json(json!({ "id": id, "queue": queue, "balance": balance.to_string(), "repeated": again })))
+}
+
+/// Points for a queue that nobody made would be lost to sight.
+fn known(tenants: &Tenants, queue: &str) -> Result<(), Failure> {
+    if queue == DEFAULT_QUEUE || tenants.get(queue).is_some() {
+        return Ok(());
+    }
+    if !tenants.listed() {
+        let text = "the TenantQueues are not read yet: try again";
+        return Err(Failure(StatusCode::SERVICE_UNAVAILABLE, text.into()));
+    }
+    let text = format!("there is no TenantQueue {queue}: apply it first; `kubectl get tenantqueues` lists them");
+    Err(Failure(StatusCode::NOT_FOUND, text))
 }
 
 pub(super) async fn balances(Shared(gateway): Shared<Gateway>) -> Json<Value> {
@@ -156,4 +166,19 @@ fn line(posted: &Posted, account: &AccountId, balance: PicoPoints) -> Value {
         "amount": entry.change(account).to_string(),
         "balance": balance.to_string(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_is_unknown_only_when_all_are_read() {
+        let tenants = Tenants::default();
+        let refused = |queue: &str| known(&tenants, queue).map_err(|Failure(status, _)| status);
+        assert_eq!(refused("research"), Err(StatusCode::SERVICE_UNAVAILABLE));
+        tenants.set_listed();
+        assert_eq!(refused("research"), Err(StatusCode::NOT_FOUND));
+        assert_eq!(refused(DEFAULT_QUEUE), Ok(()), "that it needs no grants is for the ledger to say");
+    }
 }
