@@ -150,7 +150,9 @@ pub struct InferenceJobSpec {
     pub queue_name: String,
 
     /// PriorityClass of the job, or where there is no cluster nightshift-low, nightshift-normal or nightshift-high. Unset:
-    /// the queue's. Of two tasks of one queue the higher goes first.
+    /// the queue's. Of two tasks of one queue the higher goes first. One that finds no place stops running tasks of lower
+    /// priority: of its queue, and of others where its queue is below its fair share and theirs are above. A task is stopped
+    /// after 10 seconds of run at least and 3 times at most, and waits again.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub priority_class_name: Option<String>,

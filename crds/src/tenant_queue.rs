@@ -65,7 +65,8 @@ pub struct TenantQueueSpec {
     pub max_price_per_hour: Option<PointsString>,
 
     /// Priority of its jobs that name none: a PriorityClass, or where there is no cluster nightshift-low,
-    /// nightshift-normal or nightshift-high. Unset: 0. Of two tasks of one queue the higher goes first.
+    /// nightshift-normal or nightshift-high. Unset: 0. Of two tasks of one queue the higher goes first. A higher one that finds
+    /// no place stops running tasks of lower priority, as a job's own priorityClassName does.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub default_priority_class_name: Option<String>,
