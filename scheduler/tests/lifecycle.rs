@@ -335,7 +335,7 @@ async fn a_change_that_is_not_supported_is_said_and_the_rest_is_taken_over() {
     let mut session = node(&plane, "a").await;
     plane.apply_job("j", &["[0]"], json!({ "suspend": true })).await;
     plane.status("j", "is suspended", |s| s.state == Some(JobState::Suspended)).await;
-    patch(&plane, "j", json!({ "suspend": false, "failurePolicy": { "rules": [] } })).await;
+    patch(&plane, "j", json!({ "suspend": false, "verification": "Always" })).await;
     let attempt = session.assignment().await.unwrap().attempt;
     session.succeed(&attempt, "0").await;
     let events: Api<Event> = Api::namespaced(plane.client.clone(), "default");
@@ -344,6 +344,6 @@ async fn a_change_that_is_not_supported_is_said_and_the_rest_is_taken_over() {
         all.items.into_iter().find(|event| event.reason.as_deref() == Some("NotSupported")).and_then(|event| event.note)
     })
     .await;
-    assert!(note.contains("spec.failurePolicy is not supported"), "{note}");
+    assert!(note.contains("spec.verification is not supported"), "{note}");
     plane.stop().await;
 }
