@@ -4,7 +4,7 @@ SHELL := /bin/bash
 export PATH := $(PATH):$(HOME)/.cargo/bin
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help up digits test conformance bench fmt lint deps
+.PHONY: help up digits test crowd conformance bench fmt lint deps
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -21,6 +21,10 @@ digits: ## train examples/digits anew: model, digest, both jobs' inputs, expecte
 
 test: deps ## format check, build, every test; ends with the counts; ARGS="-p CRATE …" narrows it
 	@scripts/test.sh $(ARGS)
+
+crowd: deps ## 10,000 jobs of four tenants on 1,000 simulated agents: shares, starvation, explanations; minutes
+	NIGHTSHIFT_CROWD_JOBS=10000 NIGHTSHIFT_CROWD_MACHINES=1000 PATH="$(CURDIR)/.deps/bin:$(PATH)" \
+	  cargo test --release -p nightshift-scheduler --test crowd -- --nocapture
 
 conformance: deps ## the end-to-end suite on a real Kubernetes API, both homes side by side; UPDATE=1 writes docs/conformance.md
 	@scripts/conformance.sh

@@ -220,6 +220,8 @@ impl Normaliser {
             (r"Model: +\S.* .*", "Model: PROCESSOR"),
             (r"\b0( +AGE)", "POINTS$1"),
             (r"Earned: +\S+", "Earned: POINTS"),
+            (r"(True +)\S+( +POINTS +AGE)", "${1}FRACTION$2"),
+            (r#"([Rr]eputation: +)"?[0-9.]+"?"#, "${1}FRACTION"),
             (r" \(x\d+ over AGE\)", ""),
             (r"(?m) +$", ""),
             // columns are as wide as their widest word

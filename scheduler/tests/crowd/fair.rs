@@ -32,7 +32,7 @@ pub fn shares(state: &State, largest: Milliseconds, percent: u32) -> (usize, f64
     let total: u32 = weights.iter().sum();
     let window = window(largest, &weights, percent).0;
     let all = placed(state);
-    let backlogged = &all[..backlogged(&all)];
+    let backlogged = &all[..backlogged(state, &all)];
     for (tenth, part) in backlogged.chunks(backlogged.len().div_ceil(10).max(1)).enumerate() {
         let mut sums = vec![0u64; weights.len()];
         part.iter().for_each(|(_, queue, reference)| sums[*queue] += reference);
@@ -40,14 +40,17 @@ pub fn shares(state: &State, largest: Milliseconds, percent: u32) -> (usize, f64
         let percent: Vec<u64> = sums.iter().map(|sum| sum * 100 / whole.max(1)).collect();
         println!("tenth {tenth} of the placements: {percent:?} % of the work to {TENANTS:?}");
     }
+    // What was placed in one plan has one moment and no order: a window holds whole plans.
+    let plans: Vec<&[Placed]> = backlogged.chunk_by(|a, b| a.0 == b.0).collect();
+    let of = |plan: &[Placed]| plan.iter().map(|(_, _, reference)| reference).sum::<u64>();
     let (mut first, mut work, mut sums) = (0, 0, vec![0u64; weights.len()]);
     let (mut windows, mut worst) = (0, 0f64);
-    for &(_, queue, reference) in backlogged {
-        sums[queue] += reference;
-        work += reference;
-        while work - backlogged[first].2 >= window {
-            sums[backlogged[first].1] -= backlogged[first].2;
-            work -= backlogged[first].2;
+    for &plan in &plans {
+        plan.iter().for_each(|(_, queue, reference)| sums[*queue] += reference);
+        work += of(plan);
+        while work - of(plans[first]) >= window {
+            plans[first].iter().for_each(|(_, queue, reference)| sums[*queue] -= reference);
+            work -= of(plans[first]);
             first += 1;
         }
         if work >= window {
@@ -61,14 +64,24 @@ pub fn shares(state: &State, largest: Milliseconds, percent: u32) -> (usize, f64
     (windows, worst)
 }
 
-/// Placements until the first tenant had nine tenths of all it ever placed: until then each had more than it could place.
-fn backlogged(all: &[Placed]) -> usize {
-    let mut left = vec![0usize; TENANTS.len()];
-    all.iter().for_each(|(_, queue, _)| left[*queue] += 1);
-    let last: Vec<usize> = left.iter().map(|count| count / 10).collect();
-    for (position, (_, queue, _)) in all.iter().enumerate() {
-        left[*queue] -= 1;
-        if left[*queue] <= last[*queue] {
+/// Placements until a tenant had less than a tenth of its tasks waiting: until then each had more than it could place, also
+/// where some of those want what others have.
+fn backlogged(state: &State, all: &[Placed]) -> usize {
+    let mut came: Vec<(Timestamp, usize)> = Vec::new();
+    let mut total = vec![0usize; TENANTS.len()];
+    for job in state.jobs().filter(|job| job.result.is_some()) {
+        let Some(queue) = TENANTS.iter().position(|(name, _)| *name == job.spec.queue) else { continue };
+        came.extend(job.tasks.iter().map(|_| (job.admitted_at, queue)));
+        total[queue] += job.tasks.len();
+    }
+    came.sort();
+    let (mut waiting, mut came) = (vec![0usize; TENANTS.len()], came.into_iter().peekable());
+    for (position, (at, queue, _)) in all.iter().enumerate() {
+        while let Some((_, newcomer)) = came.next_if(|(admitted, _)| admitted <= at) {
+            waiting[newcomer] += 1;
+        }
+        waiting[*queue] = waiting[*queue].saturating_sub(1);
+        if waiting.iter().zip(&total).any(|(left, total)| left * 10 <= *total) {
             return position;
         }
     }
