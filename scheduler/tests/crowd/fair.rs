@@ -24,13 +24,19 @@ fn placed(state: &State) -> Vec<Placed> {
     all
 }
 
-/// While every tenant has enough to place, each has its weight's share of the work placed in every window of the length
-/// that the queue guarantees it in, within `percent` of itself. Returns the number of windows and the largest deviation in
-/// percent.
-pub fn shares(state: &State, largest: Milliseconds, percent: u32) -> (usize, f64) {
+/// Work of a window in which each tenant must have its share within `percent` of itself: the queue alone keeps to three
+/// fifths of that in it; the rest is for moments in which the free machines fit none of a tenant's tasks.
+pub fn window_of(largest: Milliseconds, percent: u32) -> Milliseconds {
+    let weights: Vec<u32> = TENANTS.iter().map(|(_, weight)| *weight).collect();
+    window(largest, &weights, percent * 3 / 5)
+}
+
+/// While every tenant has enough to place, how far the shares of the work placed in any window were from the weights'. Returns
+/// the number of windows and the largest deviation in percent of a share.
+pub fn shares(state: &State, window: Milliseconds) -> (usize, f64) {
     let weights: Vec<u32> = TENANTS.iter().map(|(_, weight)| *weight).collect();
     let total: u32 = weights.iter().sum();
-    let window = window(largest, &weights, percent).0;
+    let window = window.0;
     let all = placed(state);
     let backlogged = &all[..backlogged(state, &all)];
     for (tenth, part) in backlogged.chunks(backlogged.len().div_ceil(10).max(1)).enumerate() {

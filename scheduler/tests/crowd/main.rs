@@ -36,7 +36,11 @@ async fn a_crowd_is_shared_fairly_and_nobody_starves() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "error".into());
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
     let (jobs, machines) = (size("NIGHTSHIFT_CROWD_JOBS", JOBS), size("NIGHTSHIFT_CROWD_MACHINES", MACHINES));
-    println!("{jobs} jobs on {machines} machines; no job may start later than {STARVATION_BOUND:?} after its turn");
+    // A small crowd does not place enough for windows in which 5 % are sure.
+    let percent = if jobs >= 10_000 { 5 } else { 25 };
+    let window = fair::window_of(Milliseconds(LARGEST), percent);
+    println!("{jobs} jobs on {machines} machines; no job may start later than {STARVATION_BOUND:?} after its turn;");
+    println!("shares within {percent} % in every window of {} s of reference time", window.0 / 1_000);
     let folder = tempfile::tempdir().unwrap();
     let plane = Plane::start_with_lease(folder.path(), Duration::from_secs(60)).await;
     for (name, weight) in TENANTS {
@@ -83,9 +87,7 @@ async fn a_crowd_is_shared_fairly_and_nobody_starves() {
     hopeless_jobs_say_why(&plane, &kinds).await;
     let state = plane.leader.state().await;
     state.check_invariants().unwrap();
-    // A small crowd does not place enough for windows in which 5 % are sure.
-    let percent = if jobs >= 10_000 { 5 } else { 25 };
-    let (windows, worst) = fair::shares(&state, Milliseconds(LARGEST), percent);
+    let (windows, worst) = fair::shares(&state, window);
     println!("shares: {windows} windows, at most {worst:.2} % off, {percent} % allowed");
     let slowest = fair::slowest_start(&state);
     println!("the slowest start came {slowest} ms after its turn");
