@@ -191,8 +191,12 @@ impl Queue {
     /// The requests of `order` for which `placed` is true were placed: their queues and jobs were served. Call it
     /// before the next order, with what was committed.
     pub fn placed(&mut self, order: &Order, placed: impl Fn(&TaskId) -> bool) {
-        for (request, rank) in order.requests.iter().zip(&order.ranks) {
+        // In the turns in which they found their places: virtual time must not run ahead of a queue whose first tasks did not.
+        let mut arbiter = order.arbiter();
+        while let Some(position) = arbiter.turn() {
+            let (request, rank) = (&order.requests[position], &order.ranks[position]);
             if placed(&request.task) {
+                arbiter.placed(position);
                 self.fair.placed(&order.shares[rank.share as usize], rank, request, order.now);
             }
         }

@@ -61,3 +61,34 @@ fn tiers_and_the_turn_of_the_overdue_free_queue_stand() {
     assert_eq!(counts(&some, ["free", "paid"]), [1, 29]);
     assert!(first(&tenants, &jobs, 0, 10).starts_with("y/0"), "nobody is overdue yet");
 }
+
+#[test]
+fn nor_does_it_cost_a_turn_in_the_orders_that_follow() {
+    let tenants = tenants([("a", weight(1)), ("b", weight(3))]);
+    let mut queue = Queue::default();
+    let mut jobs = [job("x", "a", 400), job("y", "b", 900)];
+    let mut sums = [0usize; 2];
+    for cycle in 1..=12 {
+        let order = next(&mut queue, &tenants, &jobs, cycle * 1_000, 10_000);
+        // The first two hundred of b never find a node: they stand before all others each time.
+        let mut arbiter = order.arbiter();
+        let mut placed = Vec::new();
+        while let Some(position) = arbiter.turn() {
+            let request = &order.requests[position];
+            if placed.len() < 40 && (request.spec.queue == "a" || request.task.index >= 200) {
+                arbiter.placed(position);
+                placed.push(request.task.clone());
+            }
+        }
+        queue.placed(&order, |task| placed.contains(task));
+        for (number, job) in jobs.iter_mut().enumerate() {
+            let before = job.job.waiting.len();
+            let id = job.job.id.clone();
+            job.job.waiting.retain(|task| !placed.iter().any(|placed| placed.job == id && placed.index == task.index));
+            sums[number] += before - job.job.waiting.len();
+            job.unfinished = job.job.waiting.len() as u32;
+        }
+        let due = cycle as usize * 10;
+        assert!(sums[0].abs_diff(due) <= 2, "after {cycle} cycles: {sums:?}");
+    }
+}
