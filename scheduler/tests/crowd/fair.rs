@@ -70,8 +70,8 @@ pub fn shares(state: &State, window: Milliseconds) -> (usize, f64) {
     (windows, worst)
 }
 
-/// Placements until a tenant had less than a tenth of its tasks waiting: until then each had more than it could place, also
-/// where some of those want what others have.
+/// Placements until a tenant had less than four tenths of its tasks waiting. About three tenths want what few machines have, or
+/// start together: once they are all that waits, a tenant has nothing for most machines.
 fn backlogged(state: &State, all: &[Placed]) -> usize {
     let mut came: Vec<(Timestamp, usize)> = Vec::new();
     let mut total = vec![0usize; TENANTS.len()];
@@ -87,7 +87,7 @@ fn backlogged(state: &State, all: &[Placed]) -> usize {
             waiting[newcomer] += 1;
         }
         waiting[*queue] = waiting[*queue].saturating_sub(1);
-        if waiting.iter().zip(&total).any(|(left, total)| left * 10 <= *total) {
+        if waiting.iter().zip(&total).any(|(left, total)| left * 10 <= *total * 4) {
             return position;
         }
     }
