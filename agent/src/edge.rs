@@ -13,7 +13,8 @@ use std::time::Duration;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Twice this is less than the lease that attempts have, so that a machine that vanished costs no work.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// Longest upload of one result.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(600);
 /// Longest call without streams.

@@ -31,8 +31,8 @@ const FRAMES: usize = 64;
 const EVENTS: usize = 256;
 /// How old the machine's free memory may be: asking for it costs a little.
 const FREE_AGE: Duration = Duration::from_millis(250);
-/// Longest wait before the next of several servers is dialled.
-const NEXT_SERVER: Duration = Duration::from_millis(150);
+/// Longest wait before the next of several servers is dialled: it may lead already.
+const NEXT_SERVER: Duration = Duration::from_millis(50);
 /// Results uploaded at once.
 const UPLOADS: usize = 2;
 

@@ -36,8 +36,13 @@ pub struct Limits {
     pub longest_attempt: Duration,
     /// Delays between dials.
     pub backoff: Backoff,
-    /// A session this long resets the back-off.
+    /// A session this long resets the back-off, and is worth [`Limits::hand_over`].
     pub settled: Duration,
+    /// For so long after a good session another leader is expected at any moment: the back-off does not grow beyond
+    /// [`Limits::expecting`].
+    pub hand_over: Duration,
+    /// Longest delay between two dials in that time.
+    pub expecting: Duration,
 }
 
 impl Default for Limits {
@@ -50,7 +55,10 @@ impl Default for Limits {
             remembered: 4096,
             longest_attempt: Duration::from_secs(3600),
             backoff: Backoff::default(),
-            settled: Duration::from_secs(5),
+            settled: Duration::from_secs(2),
+            // A leader's lease is 10 s where nobody says otherwise.
+            hand_over: Duration::from_secs(15),
+            expecting: Duration::from_millis(500),
         }
     }
 }
@@ -179,6 +187,8 @@ pub struct AgentCore {
     epoch: Option<Epoch>,
     session: Option<Session>,
     failures: u32,
+    /// Until then another leader is expected.
+    expecting_until: Option<Duration>,
     stopping: bool,
     pong: u64,
 }
@@ -201,6 +211,7 @@ impl AgentCore {
             epoch,
             session: None,
             failures: 0,
+            expecting_until: None,
             stopping: false,
             pong: 0,
         }
@@ -266,6 +277,7 @@ impl AgentCore {
             && now.saturating_sub(session.since) >= self.limits.settled
         {
             self.failures = 0;
+            self.expecting_until = Some(now + self.limits.hand_over);
         }
     }
 
@@ -273,6 +285,11 @@ impl AgentCore {
     pub fn disconnected(&mut self, now: Duration, random: f64) -> Duration {
         self.lost_session(now);
         let delay = self.limits.backoff.delay(self.failures, random);
+        if self.expecting_until.is_some_and(|until| now < until) && delay > self.limits.expecting {
+            // Between the least and the longest: not all agents in the same moment.
+            let most = self.limits.expecting;
+            return Backoff { most, ..self.limits.backoff }.delay(u32::MAX, random);
+        }
         self.failures = self.failures.saturating_add(1);
         delay
     }

@@ -159,6 +159,25 @@ fn outcomes_are_resent_after_a_reconnect_and_after_the_lease() {
 }
 
 #[test]
+fn after_a_good_session_another_leader_is_expected_for_a_while() {
+    let mut core = Checked::connected();
+    let (limits, good) = (Limits::default(), Duration::from_secs(60));
+    core.0.lost_session(good);
+    let mut at = good;
+    while at < good + limits.hand_over {
+        let delay = core.0.disconnected(at, 1.0);
+        assert!(delay <= limits.expecting, "{delay:?} at {at:?}");
+        at += delay;
+    }
+    let later: Vec<Duration> = (0..12).map(|n| core.0.disconnected(at + n * limits.backoff.most, 1.0)).collect();
+    assert!(later.is_sorted() && later.last() == Some(&limits.backoff.most), "{later:?}");
+    // A session that ends at once is none to hope on.
+    core.tell(welcome("j", 3));
+    core.0.lost_session(Duration::from_secs(1));
+    assert_eq!(core.0.disconnected(at + Duration::from_secs(3600), 1.0), limits.backoff.most);
+}
+
+#[test]
 fn a_stale_epoch_starts_nothing() {
     let mut core = Checked::connected();
     assert!(started(&core.tell(assign_on("c/j/0/1", 1, epoch("j", 5)))), "a newer leader is believed");
