@@ -150,9 +150,10 @@ impl Standby {
             tracing::warn!(%error, "half-written files of earlier leaders are still there");
         }
         let tls = server_tls(&credentials.ca, &config.server_names)?;
+        // Before the first batch says that we lead: the one before lets its agents go when it sees that.
+        let agents = bind(config.agents_listen, "--agents-listen").await?;
         let parts = Parts { ca: credentials.ca, blobs, metrics, timing: config.timing };
         let (leader, lead) = leader::start(journal, config.cell, folded, parts).await?;
-        let agents = bind(config.agents_listen, "--agents-listen").await?;
         let reporter = Reporter { controller: "nightshift.dev/scheduler".into(), instance: None };
         let scheme = if front.address().ip().is_loopback() { "http" } else { "https" };
         let gateway = config.http_address.unwrap_or_else(|| front.address().to_string());

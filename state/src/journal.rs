@@ -121,7 +121,8 @@ pub trait Journal: Send + Sync {
     /// Asks the store whether the caller still leads.
     fn confirm(&mut self) -> impl Future<Output = Result<(), JournalError>> + Send;
 
-    /// Gives the lead away at once, so that a standby need not wait for the lease. Nothing can be appended after it.
+    /// Gives the lead away at once, so that a standby need not wait for the lease. Nothing can be appended after it. It
+    /// returns when another has begun to lead, or soon: whoever is sent away then finds the other one.
     fn resign(&mut self) -> impl Future<Output = Result<(), JournalError>> + Send;
 }
 

@@ -28,6 +28,9 @@ use std::time::Duration;
 /// Batches in one page of `load`; with [`crate::MAX_BATCH`] it bounds an answer to 32 MiB.
 const PAGE: i64 = 32;
 const MAX_ANSWER: usize = 40 << 20;
+/// Longest wait, after the lead was given away, for another's first batch; and between two looks.
+const SUCCESSOR: Duration = Duration::from_millis(500);
+const SUCCESSOR_POLL: Duration = Duration::from_millis(5);
 
 /// The journal of a cluster.
 pub struct EtcdJournal {
@@ -188,7 +191,20 @@ impl Journal for EtcdJournal {
     }
 
     async fn resign(&mut self) -> Result<(), JournalError> {
-        self.lead.resign(&mut self.client, self.timeout).await
+        self.lead.resign(&mut self.client, self.timeout).await?;
+        let (key, ours) = (self.keys.head.as_str(), head_value(&self.head));
+        let mut kv = self.kv.clone();
+        let succeeded = async {
+            loop {
+                match kv.get(key, None).await {
+                    Ok(answer) if answer.kvs().first().is_some_and(|head| head.value() == ours) => {}
+                    _ => return,
+                }
+                tokio::time::sleep(SUCCESSOR_POLL).await;
+            }
+        };
+        let _ = tokio::time::timeout(SUCCESSOR, succeeded).await;
+        Ok(())
     }
 }
 
