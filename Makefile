@@ -4,7 +4,7 @@ SHELL := /bin/bash
 export PATH := $(PATH):$(HOME)/.cargo/bin
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help up digits test crowd conformance bench fmt lint deps
+.PHONY: help up digits test crowd chaos conformance bench fmt lint deps
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -25,6 +25,11 @@ test: deps ## format check, build, every test; ends with the counts; ARGS="-p CR
 crowd: deps ## 10,000 jobs of four tenants on 1,000 simulated agents: shares, starvation, explanations; minutes
 	NIGHTSHIFT_CROWD_JOBS=10000 NIGHTSHIFT_CROWD_MACHINES=1000 PATH="$(CURDIR)/.deps/bin:$(PATH)" \
 	  cargo test --release -p nightshift-scheduler --test crowd -- --nocapture
+
+chaos: deps ## a pool that an adversary breaks, judged from its journal: SEEDS=20 SEED=1 (the first); a minute and a half each
+	@cargo build -p nightshift-agent --bin nightshift-agent
+	NIGHTSHIFT_CHAOS_SEEDS=$(or $(SEEDS),20) NIGHTSHIFT_CHAOS_SEED=$(or $(SEED),1) PATH="$(CURDIR)/.deps/bin:$(PATH)" \
+	  cargo test -p nightshift-cli --test chaos -- --ignored --nocapture many_seeds
 
 conformance: deps ## the end-to-end suite on a real Kubernetes API, both homes side by side; UPDATE=1 writes docs/conformance.md
 	@scripts/conformance.sh

@@ -1,21 +1,16 @@
-//! An etcd of the test's own: free loopback ports, a temporary data folder, killed when dropped; and a relay that fails
-//! on demand.
+//! An etcd of the test's own: free loopback ports, a temporary data folder, killed when dropped.
 
 use crate::free_port;
+pub use crate::relay::Relay;
 use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
 use nightshift_types::NodeId;
 use nightshift_wire::pki::{self, CertificateAuthority};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::sync::watch;
 
 /// `$ETCD`, else on the PATH, else where `make deps` puts it.
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     let deps = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../.deps/bin/etcd");
     let path = std::env::var_os("PATH").unwrap_or_default();
     let on_path = std::env::split_paths(&path).map(|folder| folder.join("etcd"));
@@ -149,63 +144,4 @@ impl Drop for Etcd {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-/// A relay that can stop delivering answers: what a client sees when the network fails after its request.
-#[derive(Debug)]
-pub struct Relay {
-    /// Where it listens.
-    pub port: u16,
-    deaf: Arc<AtomicBool>,
-    cut: watch::Sender<u32>,
-}
-
-impl Relay {
-    /// A relay to a port of this machine.
-    pub async fn to(port: u16) -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let own = listener.local_addr().unwrap().port();
-        let deaf = Arc::new(AtomicBool::new(false));
-        let (cut, cuts) = watch::channel(0);
-        let flag = deaf.clone();
-        tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                let (flag, mut cuts) = (flag.clone(), cuts.clone());
-                cuts.mark_unchanged();
-                tokio::spawn(async move {
-                    tokio::select! { _ = relay(client, port, flag) => {}, _ = cuts.changed() => {} }
-                });
-            }
-        });
-        Self { port: own, deaf, cut }
-    }
-
-    /// Requests pass, answers do not.
-    pub fn swallow_answers(&self) {
-        self.deaf.store(true, Ordering::SeqCst);
-    }
-
-    /// Everything passes again, over new connections.
-    pub fn heal(&self) {
-        self.deaf.store(false, Ordering::SeqCst);
-        self.cut.send_modify(|cuts| *cuts += 1);
-    }
-}
-
-async fn relay(client: TcpStream, port: u16, deaf: Arc<AtomicBool>) {
-    let Ok(server) = TcpStream::connect(("127.0.0.1", port)).await else { return };
-    let (mut from_client, mut to_client) = client.into_split();
-    let (mut from_server, mut to_server) = server.into_split();
-    let up = async move {
-        let _ = tokio::io::copy(&mut from_client, &mut to_server).await;
-    };
-    let down = async move {
-        let mut buffer = [0; 16384];
-        while let Ok(n @ 1..) = from_server.read(&mut buffer).await {
-            if !deaf.load(Ordering::SeqCst) && to_client.write_all(&buffer[..n]).await.is_err() {
-                return;
-            }
-        }
-    };
-    tokio::join!(up, down);
 }

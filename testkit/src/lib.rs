@@ -6,6 +6,8 @@ pub mod agent;
 pub mod crowd;
 pub mod etcd;
 pub mod kube;
+pub mod relay;
+pub mod trio;
 
 use std::time::Duration;
 
