@@ -134,8 +134,7 @@ impl Runner {
                 // The file was right when it was fetched: this disk damaged it. Once more, with a new copy.
                 Err(failed) if failed.reason == FailureReason::DigestMismatch && !damaged => {
                     damaged = true;
-                    drop(model);
-                    self.fetcher.discard(&work.model.digest);
+                    self.fetcher.discard(model);
                 }
                 // Whatever a killed worker looked like from outside.
                 Err(_) if cancel.is_cancelled() => return Err(cancelled()),

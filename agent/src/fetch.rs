@@ -2,21 +2,22 @@
 //!
 //! in → an attempt's right to a blob · out → a verified file in the cache, or verified bytes in memory · invariant: nothing
 //! unverified leaves here; a digest is downloaded once however many attempts wait for it, and if the one that downloads
-//! is stopped, the next continues where it was.
+//! is stopped, or killed, the next continues where it was; who asks is told how far each model is.
 
 use crate::backoff::Backoff;
 use crate::cache::{Cache, Pinned};
 use crate::edge::Edge;
 use crate::engine::Failed;
 use crate::metrics::Metrics;
+use crate::progress::{Download, Progress};
 use nightshift_types::{AttemptId, Bytes, Digest, FailureReason, InputRef};
 use nightshift_wire::proto;
 use sha2::{Digest as _, Sha256};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::ErrorKind;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 use tokio::fs::{File, OpenOptions};
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 use tonic::Code;
@@ -39,6 +40,41 @@ pub struct Fetcher {
     max_input: Bytes,
     flights: Mutex<HashMap<Digest, Weak<Lock>>>,
     inputs: Mutex<HashMap<Digest, Weak<Vec<u8>>>>,
+    coming: Arc<Coming>,
+}
+
+/// Models under way.
+#[derive(Debug)]
+struct Coming {
+    began: Instant,
+    models: Mutex<HashMap<Digest, Progress>>,
+}
+
+impl Coming {
+    fn models(&self) -> MutexGuard<'_, HashMap<Digest, Progress>> {
+        self.models.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One of them; it is no longer under way when this is dropped.
+struct Shown {
+    coming: Arc<Coming>,
+    digest: Digest,
+}
+
+impl Shown {
+    fn add(&self, done: u64) {
+        let now = self.coming.began.elapsed();
+        if let Some(progress) = self.coming.models().get_mut(&self.digest) {
+            progress.add(done, now);
+        }
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        self.coming.models().remove(&self.digest);
+    }
 }
 
 fn failed(message: String) -> Failed {
@@ -48,7 +84,21 @@ fn failed(message: String) -> Failed {
 impl Fetcher {
     /// Downloads over `edge` into `cache`; inputs stay in memory and are at most `max_input`.
     pub fn new(edge: Edge, cache: Arc<Cache>, metrics: Metrics, backoff: Backoff, max_input: Bytes) -> Self {
-        Self { edge, cache, metrics, backoff, max_input, flights: Mutex::default(), inputs: Mutex::default() }
+        let coming = Arc::new(Coming { began: Instant::now(), models: Mutex::default() });
+        let (flights, inputs) = (Mutex::default(), Mutex::default());
+        Self { edge, cache, metrics, backoff, max_input, flights, inputs, coming }
+    }
+
+    /// The models under way, and how far each is.
+    pub fn downloads(&self) -> BTreeMap<Digest, Download> {
+        let now = self.coming.began.elapsed();
+        self.coming.models().iter().map(|(digest, progress)| (*digest, progress.at(now))).collect()
+    }
+
+    fn shown(&self, blob: &InputRef, done: u64) -> Shown {
+        let (coming, digest) = (self.coming.clone(), blob.digest);
+        coming.models().insert(digest, Progress::new(blob.size.0, done, coming.began.elapsed()));
+        Shown { coming, digest }
     }
 
     /// Whoever holds it downloads; the others wait for it and then look again.
@@ -72,14 +122,15 @@ impl Fetcher {
         if let Some(pinned) = cached {
             return Ok(pinned);
         }
-        let room = self.cache.reserve(blob.size).map_err(|e| failed(e.to_string()))?;
+        let room = self.cache.reserve(&blob.digest, blob.size).map_err(|e| failed(e.to_string()))?;
         let disk = |e: std::io::Error| failed(format!("the node's disk: {e}"));
         let mut sink = FileSink::open(&self.cache.part(&blob.digest)).await.map_err(disk)?;
+        sink.shown = Some(self.shown(blob, sink.length));
         self.download(attempt, blob, &mut sink).await?;
         sink.file.sync_all().await.map_err(disk)?;
         info!(digest = %blob.digest, size = %blob.size.human(), "a model was fetched");
-        let (cache, digest) = (self.cache.clone(), blob.digest);
-        let inserted = tokio::task::spawn_blocking(move || cache.insert(&digest, room)).await;
+        let cache = self.cache.clone();
+        let inserted = tokio::task::spawn_blocking(move || cache.insert(room)).await;
         inserted.map_err(|e| failed(e.to_string()))?.map_err(disk)
     }
 
@@ -105,8 +156,8 @@ impl Fetcher {
     }
 
     /// A cached file turned out to be damaged.
-    pub fn discard(&self, digest: &Digest) {
-        self.cache.discard(digest);
+    pub fn discard(&self, damaged: Pinned) {
+        self.cache.discard(damaged);
     }
 
     async fn download(&self, attempt: &AttemptId, blob: &InputRef, sink: &mut impl Sink) -> Result<(), Failed> {
@@ -227,13 +278,14 @@ struct FileSink {
     file: File,
     hasher: Sha256,
     length: u64,
+    shown: Option<Shown>,
 }
 
 impl FileSink {
     /// Goes on with what is there.
     async fn open(path: &Path) -> std::io::Result<Self> {
         let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).clone();
-        let mut sink = Self { file: options.open(path).await?, hasher: Sha256::new(), length: 0 };
+        let mut sink = Self { file: options.open(path).await?, hasher: Sha256::new(), length: 0, shown: None };
         let mut buffer = vec![0; 1 << 20];
         loop {
             match sink.file.read(&mut buffer).await {
@@ -245,6 +297,14 @@ impl FileSink {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
+        }
+    }
+}
+
+impl FileSink {
+    fn show(&self) {
+        if let Some(shown) = &self.shown {
+            shown.add(self.length);
         }
     }
 }
@@ -261,12 +321,14 @@ impl Sink for FileSink {
         self.file.flush().await?;
         self.hasher.update(bytes);
         self.length += bytes.len() as u64;
+        self.show();
         Ok(())
     }
     async fn reset(&mut self) -> std::io::Result<()> {
         self.file.set_len(0).await?;
         self.file.rewind().await?;
         (self.hasher, self.length) = (Sha256::new(), 0);
+        self.show();
         Ok(())
     }
 }

@@ -23,6 +23,7 @@ pub mod link;
 pub mod metrics;
 pub mod outbox;
 pub mod owner;
+pub mod progress;
 pub mod reactor;
 pub mod serve;
 pub mod session;

@@ -5,6 +5,7 @@
 
 use crate::engine::Sandbox;
 use crate::owner::Cause;
+use crate::progress::Download;
 use nightshift_types::{Bytes, FailureReason};
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
@@ -88,6 +89,11 @@ pub struct Metrics {
     pub loaded: IntGauge,
     /// Size of the model cache.
     pub cache: IntGauge,
+    /// The most it may have.
+    pub cache_cap: IntGauge,
+    downloads: IntGauge,
+    downloads_done: IntGauge,
+    downloads_total: IntGauge,
     /// When the certificate ends.
     pub certificate: Gauge,
 }
@@ -176,7 +182,11 @@ impl Metrics {
             reserved: gauge("memory_reserved_bytes", "Device memory that running attempts reserve")?,
             capacity: gauge("memory_capacity_bytes", "Device memory that the owner lets Nightshift use")?,
             loaded: gauge("models_loaded", "Models loaded in workers")?,
-            cache: gauge("model_cache_bytes", "Size of the model cache")?,
+            cache: gauge("model_cache_bytes", "Size of the model cache, with what downloads under way will take")?,
+            cache_cap: gauge("model_cache_cap_bytes", "Disk that the owner lets cached models use")?,
+            downloads: gauge("model_downloads", "Models under way to this node")?,
+            downloads_done: gauge("model_downloads_done_bytes", "Of the models under way, what is here")?,
+            downloads_total: gauge("model_downloads_total_bytes", "Size of the models under way")?,
             registry,
         })
     }
@@ -217,6 +227,18 @@ impl Metrics {
         if let Some(cause) = reason {
             self.pauses.with_label_values(&[cause.as_str()]).inc();
         }
+    }
+
+    /// How far the models under way are.
+    pub fn downloads<'a>(&self, all: impl Iterator<Item = &'a Download>) {
+        let (mut count, mut done, mut total) = (0, 0u64, 0u64);
+        for one in all {
+            (count, done, total) =
+                (count + 1, done.saturating_add(one.done_bytes), total.saturating_add(one.total_bytes));
+        }
+        self.downloads.set(count);
+        Self::bytes(&self.downloads_done, Bytes(done));
+        Self::bytes(&self.downloads_total, Bytes(total));
     }
 
     /// Sets a gauge of bytes.

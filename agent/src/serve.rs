@@ -142,6 +142,7 @@ pub async fn serve_with(
     Metrics::bytes(&metrics.capacity, hardware.devices.iter().map(|device| device.memory).sum());
     metrics.sandbox(&hardware.sandbox);
     let cache = Cache::open(&data.path.join("models"), config.cache_disk).map_err(disk)?;
+    Metrics::bytes(&metrics.cache_cap, cache.cap());
     let state = Arc::new(StateFile::open(&data.path).map_err(disk)?);
     let edge = Edge::new(&config.servers, &identity)?;
     let backoff = config.limits.backoff;

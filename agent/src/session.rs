@@ -177,6 +177,7 @@ impl Shell {
             loaded: self.parts.runner.executor.loaded(),
             cached: self.parts.cache.list(),
             outbox: self.parts.outbox.size().1,
+            downloads: self.parts.runner.fetcher.downloads(),
         }
     }
 
@@ -406,6 +407,7 @@ impl Shell {
         Metrics::bytes(&metrics.outbox_bytes, bytes);
         Metrics::bytes(&metrics.reserved, self.core.reserved());
         Metrics::bytes(&metrics.cache, self.parts.cache.size());
+        metrics.downloads(self.parts.runner.fetcher.downloads().values());
         if cfg!(debug_assertions)
             && let Err(problem) = self.core.check_invariants()
         {

@@ -285,6 +285,56 @@ async fn a_model_is_fetched_once_and_again_if_the_disk_damaged_it() {
 }
 
 #[tokio::test]
+async fn how_far_a_model_is_goes_to_the_scheduler_the_owner_and_the_metrics() {
+    let (world, dir) = (World::new(), tempfile::tempdir().unwrap());
+    let scheduler = Scheduler::start(&world);
+    let agent = start(config(&world, scheduler.address, dir.path()));
+    world.hello().await;
+    let large = vec![5u8; 1_000_000];
+    *world.hold_after.lock().unwrap() = Some(345_678);
+    let two = ["local/job/0/1", "local/job/1/1"];
+    for attempt in two {
+        let mut assignment = world.assignment(attempt, b"x", &[]);
+        assignment.model.as_mut().unwrap().file = Some(world.blob(&large));
+        world.tell(Down::Assignment(assignment)).await;
+    }
+    for attempt in two {
+        let running = world.downloaded(attempt, 345_678).await;
+        assert_eq!((running.phase.as_str(), running.percent), ("Fetching", 34));
+        assert_eq!(running.download.unwrap().total_bytes, 1_000_000);
+    }
+    // It stands still, so what is left takes ever longer; that somebody promises a time at all needs half a second.
+    let promised = |up: &Up| match up {
+        Up::Heartbeat(beat) => beat.running.first().and_then(|r| r.download).and_then(|d| d.seconds_left),
+        _ => None,
+    };
+    assert!(world.wait("a promise", |seen| seen.iter().rev().find_map(promised)).await > 0);
+    let (folder, status) = (dir.path().to_path_buf(), nightshift_agent::owner::control::Request::Status);
+    let status = tokio::task::spawn_blocking(move || nightshift_agent::owner::socket::ask(&folder, &status));
+    let status = status.await.unwrap().unwrap();
+    assert_eq!(status["running"][0]["download"]["doneBytes"], 345_678, "{status}");
+    world.tell(Down::Scrape(proto::Scrape { id: 1 })).await;
+    until("metrics", || !world.metrics.lock().unwrap().is_empty()).await;
+    let text = world.metrics.lock().unwrap()[0].text.clone();
+    for line in [
+        "model_downloads 1",
+        "model_downloads_done_bytes 345678",
+        "model_downloads_total_bytes 1000000",
+        "model_cache_bytes 1000000",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+    *world.hold_after.lock().unwrap() = None;
+    for attempt in two {
+        assert_eq!(inline(&world.outcome(attempt, 1).await), b"x");
+    }
+    let seen = world.seen.lock().unwrap().len();
+    let quiet = |up: &Up| matches!(up, Up::Heartbeat(beat) if beat.running.iter().all(|r| r.download.is_none()));
+    world.wait("no download", |all| all[seen..].iter().any(quiet).then_some(())).await;
+    agent.stopped().await.unwrap();
+}
+
+#[tokio::test]
 async fn stopping_blames_nobody_and_takes_nothing_new() {
     let (world, dir) = (World::new(), tempfile::tempdir().unwrap());
     let scheduler = Scheduler::start(&world);

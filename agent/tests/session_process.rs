@@ -86,6 +86,39 @@ async fn an_outcome_survives_kill_9_and_is_delivered_until_acknowledged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_download_survives_kill_9_and_goes_on_where_it_was() {
+    let (world, dir) = (World::new(), tempfile::tempdir().unwrap());
+    let scheduler = Scheduler::start(&world);
+    let large: Vec<u8> = (0..1_000_000u32).map(|n| (n / 7) as u8).collect();
+    let mut assignment = hopeless(&world);
+    let file = world.blob(&large);
+    assignment.model.as_mut().unwrap().file = Some(file.clone());
+    *world.hold_after.lock().unwrap() = Some(600_000);
+    let agent = Agent::start(&world, &scheduler, dir.path());
+    world.hello().await;
+    world.tell(Down::Assignment(assignment.clone())).await;
+    world.downloaded("local/job/0/1", 600_000).await;
+    drop(agent); // SIGKILL
+    let whole = dir.path().join("models").join(&file.digest["sha256:".len()..]);
+    assert_eq!(std::fs::metadata(whole.with_extension("part")).unwrap().len(), 600_000);
+
+    *world.hold_after.lock().unwrap() = None;
+    let before = world.hellos();
+    let agent = Agent::start(&world, &scheduler, dir.path());
+    until("another hello", || world.hellos() > before).await;
+    world.tell(Down::Assignment(assignment)).await;
+    // It is no model, but it is whole.
+    assert_eq!(failure(&world.outcome("local/job/0/1", 1).await).0, "ModelLoadFailed");
+    let offsets: Vec<u64> =
+        world.fetches.lock().unwrap().iter().filter(|f| f.digest == file.digest).map(|f| f.offset).collect();
+    assert_eq!(offsets, [0, 600_000]);
+    assert_eq!(std::fs::read(&whole).unwrap(), large);
+    assert!(!whole.with_extension("part").exists());
+    agent.signal("-TERM");
+    assert_eq!(agent.exit_code().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn it_ends_with_the_process_that_started_it() {
     let (world, dir) = (World::new(), tempfile::tempdir().unwrap());
     let scheduler = Scheduler::start(&world);

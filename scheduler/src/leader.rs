@@ -8,6 +8,7 @@ mod turn;
 use crate::blobs::BlobStore;
 use crate::cycle::Cycle;
 use crate::dispatch::assignment;
+use crate::downloads::{Download, Downloads};
 use crate::metrics::Metrics;
 use crate::models::ModelRegistry;
 use crate::nodes::Nodes;
@@ -75,6 +76,7 @@ struct Shared {
     blobs: BlobStore,
     metrics: Metrics,
     scrapes: Scrapes,
+    downloads: Downloads,
     why: Mutex<BTreeMap<JobId, turn::Noted>>,
     held: Mutex<BTreeMap<JobId, Held>>,
     order: Mutex<Arc<Order>>,
@@ -168,6 +170,7 @@ pub async fn start<J: Journal>(
         blobs,
         metrics,
         scrapes: Scrapes::default(),
+        downloads: Downloads::default(),
         why: Mutex::default(),
         held: Mutex::default(),
         order: Mutex::default(),
@@ -250,6 +253,10 @@ impl Leader {
     pub fn scrapes(&self) -> &Scrapes {
         &self.shared.scrapes
     }
+    /// Models on their way to attempts.
+    pub fn downloads(&self) -> &Downloads {
+        &self.shared.downloads
+    }
     /// Our CA.
     pub fn ca(&self) -> &CertificateAuthority {
         &self.shared.ca
@@ -307,6 +314,21 @@ impl Leader {
     /// Tells an agent that an attempt is of no more use: what runs of it stops, what is kept of it is dropped.
     pub fn forget_attempt(&self, node: &NodeId, attempt: &AttemptId) {
         self.nodes().send(node, Down::Ack(proto::Ack { attempt: attempt.to_string() }));
+    }
+
+    /// What a node downloads for its attempts now, of a heartbeat; or nothing, when its session ended.
+    pub async fn downloading(&self, node: &NodeId, list: Vec<(AttemptId, Download)>) {
+        let list: Vec<_> = if list.is_empty() {
+            list
+        } else {
+            let state = self.state().await;
+            let own = |attempt: &AttemptId| state.current(attempt).is_some_and(|running| running.node == *node);
+            list.into_iter().filter(|(attempt, _)| own(attempt)).collect()
+        };
+        for job in self.shared.downloads.report(node, &list, self.now()) {
+            self.shared.changed_jobs.add(job);
+        }
+        self.shared.metrics.downloads.set(i64::try_from(self.shared.downloads.count()).unwrap_or(i64::MAX));
     }
 
     /// After a heartbeat: a frame can be lost on either side's full queue, so what should run there for a while and is

@@ -12,6 +12,7 @@ pub mod credentials;
 pub mod cycle;
 pub mod dispatch;
 pub mod displace;
+pub mod downloads;
 pub mod edge;
 pub mod estimates;
 pub mod leader;

@@ -59,6 +59,8 @@ pub struct Metrics {
     pub watch_errors: IntCounterVec,
     /// Scrapes of agents, by result: answered, failed.
     pub scrapes: IntCounterVec,
+    /// Attempts that wait for their model's download.
+    pub downloads: IntGauge,
     /// 1 while this process leads.
     pub leader: IntGauge,
 }
@@ -122,6 +124,7 @@ impl Metrics {
                 &["kind"],
             ),
             scrapes: build.counters("edge_scrapes_total", "Scrapes of agents, by result.", &["result"]),
+            downloads: build.gauge("scheduler_attempts_downloading", "Attempts that wait for their model's download."),
             leader: build.gauge("scheduler_leader", "1 while this process leads."),
             registry,
         };

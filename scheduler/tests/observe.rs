@@ -7,7 +7,7 @@ use nightshift_scheduler::edge::front;
 use nightshift_scheduler::edge::observe::scrape_token;
 use nightshift_scheduler::metrics::Metrics;
 use nightshift_testkit::until;
-use nightshift_wire::proto;
+use nightshift_wire::proto::{self, agent_message::Kind as Up};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -186,4 +186,43 @@ async fn a_standby_says_that_it_does_not_lead() {
     assert_eq!((status, value(&text, "nightshift_scheduler_leader")), (200, 0.0));
     // What only the leader knows is not there: a standby must not say that there are no nodes.
     assert!(!text.contains("nightshift_scheduler_nodes"), "{text}");
+}
+
+/// What an agent says of a model on its way stands in the job's condition, in what `explain` reads, and in the metrics.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_says_how_far_its_models_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let plane = Plane::start(folder.path()).await;
+    plane.apply_model().await;
+    let attic = plane.join("attic").await;
+    let mut session = attic.open(attic.hello(1, GIB)).await.unwrap();
+    plane.apply_job("j", &["1"], json!({})).await;
+    let attempt = session.assignment().await.unwrap().attempt;
+    let beat = |attempt: &str, download: Option<proto::Download>| {
+        let running =
+            proto::RunningAttempt { attempt: attempt.into(), phase: "Fetching".into(), download, ..Default::default() };
+        let availability = Some(proto::Availability { available: true, ..Default::default() });
+        Up::Heartbeat(proto::Heartbeat { running: vec![running], availability, ..Default::default() })
+    };
+    let third = Some(proto::Download { done_bytes: 340, total_bytes: 1000, seconds_left: Some(12) });
+    // Of an attempt that is not its own nothing is believed.
+    session.send(beat("test/nobody/0/1", third)).await;
+    session.send(beat(&attempt, third)).await;
+    let scheduled = |status: &nightshift_crds::InferenceJobStatus| {
+        let found = status.conditions.iter().find(|condition| condition.type_ == "Scheduled");
+        found.map(|condition| (condition.reason.clone(), condition.message.clone())).unwrap_or_default()
+    };
+    let words = "every task has a node; its model: downloading 34 %, 12 s left";
+    let status = plane.status("j", "says how far it is", |status| scheduled(status).1 == words).await;
+    assert_eq!((scheduled(&status).0.as_str(), status.active), ("Placed", Some(1)));
+    let text = get(&plane, "/metrics", "").await.body;
+    assert_eq!(value(&text, "nightshift_scheduler_attempts_downloading"), 1.0);
+    let path = "/v1/namespaces/default/jobs/j/explain";
+    let explained: Value = serde_json::from_str(&get(&plane, path, &plane.gateway_token).await.body).unwrap();
+    assert_eq!(explained["message"], words, "{explained}");
+    let download = json!({ "doneBytes": 340, "totalBytes": 1000, "percent": 34, "secondsLeft": 12 });
+    assert_eq!(explained["tasks"][0]["download"], download, "{explained}");
+    session.send(beat(&attempt, None)).await;
+    plane.status("j", "has its model", |status| scheduled(status).1 == "every task has a node").await;
+    plane.stop().await;
 }

@@ -67,7 +67,7 @@ pub async fn work(agent: SimulatedAgent, hello: proto::Hello, lasts: Lasts) -> R
                 let running = attempts.keys().map(|attempt| proto::RunningAttempt {
                     attempt: attempt.clone(),
                     phase: "Computing".into(),
-                    percent: 0,
+                    ..Default::default()
                 });
                 let beat = proto::Heartbeat { running: running.collect(), pong, ..Default::default() };
                 session.send(Up::Heartbeat(beat)).await;

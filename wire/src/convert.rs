@@ -373,6 +373,29 @@ mod tests {
         assert_eq!(devices(&vec![proto::Device::default(); 17]).unwrap_err().field, "devices");
     }
 
+    /// A running attempt as the version before knew it.
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Before {
+        #[prost(string, tag = "1")]
+        attempt: String,
+        #[prost(string, tag = "2")]
+        phase: String,
+        #[prost(uint32, tag = "3")]
+        percent: u32,
+    }
+
+    #[test]
+    fn downloads_are_news_to_the_version_before_and_missed_from_it() {
+        use prost::Message;
+        let download = Some(proto::Download { done_bytes: 34, total_bytes: 100, seconds_left: Some(12) });
+        let now =
+            proto::RunningAttempt { attempt: "local/job/0/1".into(), phase: "Fetching".into(), percent: 34, download };
+        let before = Before { attempt: now.attempt.clone(), phase: now.phase.clone(), percent: 34 };
+        assert_eq!(Before::decode(&*now.encode_to_vec()).unwrap(), before);
+        let old = proto::RunningAttempt::decode(&*before.encode_to_vec()).unwrap();
+        assert_eq!(old, proto::RunningAttempt { download: None, ..now });
+    }
+
     #[test]
     fn long_text_is_cut_between_characters() {
         let text = "é".repeat(MAX_TEXT);

@@ -4,6 +4,7 @@ use super::{Common, human_time};
 use crate::config::values::duration;
 use crate::owner::control::Request;
 use crate::owner::{page, socket};
+use crate::progress::Download;
 use anyhow::Context;
 use clap::Args;
 use nightshift_types::Bytes;
@@ -153,13 +154,10 @@ fn status_text(status: &Value) -> String {
         let _ = writeln!(text, "freed    {before} in {} ms at the last pause, {left} were left", freed["milliseconds"]);
     }
     for running in status["running"].as_array().into_iter().flatten() {
-        let _ = writeln!(
-            text,
-            "running  {} on {}: {}",
-            word(&running["model"]),
-            word(&running["device"]),
-            word(&running["attempt"])
-        );
+        let (model, device, attempt) = (word(&running["model"]), word(&running["device"]), word(&running["attempt"]));
+        let download = serde_json::from_value::<Download>(running["download"].clone());
+        let download = download.map_or_else(|_| String::new(), |download| format!(", {download}"));
+        let _ = writeln!(text, "running  {model} on {device}: {attempt}{download}");
     }
     text
 }

@@ -7,6 +7,7 @@ use super::held::Held;
 use super::history::{Entry, History, Sums};
 use super::rules::When;
 use super::watch::Watch;
+use crate::progress::Download;
 use jiff::Timestamp;
 use nightshift_types::{Bytes, PicoPoints};
 use serde::{Deserialize, Serialize};
@@ -57,6 +58,9 @@ pub struct Running {
     pub device: String,
     /// Since when.
     pub since: Timestamp,
+    /// How far its model is, while that is under way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub download: Option<Download>,
 }
 
 /// The last pause's memory.

@@ -3,7 +3,7 @@
 //! in → the core's state · out → hello and heartbeat · invariant: no frame is longer than
 //! [`nightshift_wire::MAX_CONTROL_FRAME`]; what does not fit is left out from the end of a list, models first.
 
-use super::{AgentCore, Stage, Surroundings};
+use super::{AgentCore, Phase, Stage, Surroundings};
 use nightshift_types::Bytes;
 use nightshift_wire::convert::{MAX_LISTED, clip};
 use nightshift_wire::{CAPABILITIES, MAX_CONTROL_FRAME, proto};
@@ -37,11 +37,23 @@ impl AgentCore {
             Stage::Running { phase, .. } => phase.as_str(),
             Stage::Storing | Stage::Waiting { .. } => "Reporting",
         };
+        let download = |stage: &Stage| match stage {
+            Stage::Running { phase: Phase::Fetching, demand, .. } => around.downloads.get(&demand.model).copied(),
+            _ => None,
+        };
         let known = self.held.iter().filter(|(_, held)| !held.dropped);
-        let running = known.map(|(attempt, held)| proto::RunningAttempt {
-            attempt: attempt.to_string(),
-            phase: phase(&held.stage).into(),
-            percent: 0,
+        let running = known.map(|(attempt, held)| {
+            let download = download(&held.stage);
+            proto::RunningAttempt {
+                attempt: attempt.to_string(),
+                phase: phase(&held.stage).into(),
+                percent: download.map_or(0, |download| download.percent()),
+                download: download.map(|download| proto::Download {
+                    done_bytes: download.done_bytes,
+                    total_bytes: download.total_bytes,
+                    seconds_left: download.seconds_left,
+                }),
+            }
         });
         let mut heartbeat = proto::Heartbeat {
             running: running.take(MAX_LISTED).collect(),

@@ -13,6 +13,7 @@ mod tests;
 use crate::admission::{Book, Demand};
 use crate::assignment::Work;
 use crate::backoff::Backoff;
+use crate::progress::Download;
 use nightshift_types::{AttemptId, Bytes, Device, Digest, Epoch, FailureReason, Measured, Offer};
 use nightshift_wire::convert::Report;
 use nightshift_wire::proto;
@@ -87,6 +88,8 @@ pub struct Surroundings {
     pub cached: Vec<Digest>,
     /// Bytes of outcomes in the outbox.
     pub outbox: Bytes,
+    /// Models under way.
+    pub downloads: BTreeMap<Digest, Download>,
 }
 
 /// Whether the owner lets us work now; reasons are the API's words.

@@ -188,6 +188,25 @@ fn a_stale_epoch_starts_nothing() {
 }
 
 #[test]
+fn an_attempt_that_fetches_says_how_far_its_model_is() {
+    let mut core = Checked::connected();
+    core.tell(assign("c/j/0/1", 1));
+    let download = Download { done_bytes: 340, total_bytes: 1000, seconds_left: Some(12) };
+    let around = Surroundings { downloads: [(MODEL, download)].into(), ..around(10) };
+    let said = |core: &mut Checked, at: u64| {
+        let around = Surroundings { now: Duration::from_secs(at), ..around.clone() };
+        match sent(&core.0.tick(&around)) {
+            Some(Up::Heartbeat(beat)) => (beat.running[0].percent, beat.running[0].download),
+            other => panic!("no heartbeat: {other:?}"),
+        }
+    };
+    let wire = proto::Download { done_bytes: 340, total_bytes: 1000, seconds_left: Some(12) };
+    assert_eq!(said(&mut core, 10), (34, Some(wire)));
+    core.0.phase(&id("c/j/0/1"), Phase::Computing, Duration::from_secs(11));
+    assert_eq!(said(&mut core, 20), (0, None), "what others wait for is not its matter");
+}
+
+#[test]
 fn another_journal_drops_older_attempts() {
     let mut core = Checked::connected();
     core.tell(assign("c/j/0/1", 1));

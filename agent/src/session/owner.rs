@@ -12,7 +12,7 @@ use crate::owner::held::Held;
 use crate::owner::history::Entry;
 use crate::owner::{Pause, Verdict};
 use jiff::Timestamp;
-use nightshift_types::{AttemptId, Offer};
+use nightshift_types::{AttemptId, Digest, Offer};
 use nightshift_wire::convert::Report;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -44,7 +44,14 @@ pub struct Owner {
 #[derive(Debug, Default)]
 pub(super) struct Guest {
     paused: Option<Paused>,
-    running: HashMap<AttemptId, (Running, Instant)>,
+    running: HashMap<AttemptId, Begun>,
+}
+
+#[derive(Debug)]
+struct Begun {
+    shown: Running,
+    model: Digest,
+    at: Instant,
 }
 
 #[derive(Debug)]
@@ -148,13 +155,15 @@ impl Shell {
             model: work.model_name.clone(),
             device: work.demand.device.clone(),
             since: Timestamp::now(),
+            download: None,
         };
-        self.guest.running.insert(work.attempt.clone(), (running, Instant::now()));
+        let begun = Begun { shown: running, model: work.model.digest, at: Instant::now() };
+        self.guest.running.insert(work.attempt.clone(), begun);
     }
 
     /// What the core made of an attempt's end goes into the history.
     pub(super) fn ended(&mut self, report: &Report) {
-        let Some((running, since)) = self.guest.running.remove(&report.attempt) else { return };
+        let Some(Begun { shown: running, at: since, .. }) = self.guest.running.remove(&report.attempt) else { return };
         let result = report.result.as_ref().map_or_else(|(reason, _)| reason.as_str(), |_| "Succeeded");
         let entry = Entry {
             at: Timestamp::now(),
@@ -171,10 +180,12 @@ impl Shell {
 
     /// What commands and page show.
     pub(super) fn tell_owner(&self) {
+        let downloads = self.parts.runner.fetcher.downloads();
+        let shown = |begun: &Begun| Running { download: downloads.get(&begun.model).copied(), ..begun.shown.clone() };
         let mut live = self.parts.owner.local.live();
         live.connected = self.core.connected();
         live.server = self.parts.edge.server();
-        live.running = self.guest.running.values().map(|(running, _)| running.clone()).collect();
+        live.running = self.guest.running.values().map(shown).collect();
         live.running.sort_by(|a, b| a.attempt.cmp(&b.attempt));
         live.reserved = self.core.reserved();
         live.cache = self.parts.cache.size();

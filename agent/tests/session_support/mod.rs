@@ -38,6 +38,8 @@ pub struct World {
     pub fetches: Mutex<Vec<proto::FetchBlobRequest>>,
     /// Bytes after which a fetch breaks off, once.
     pub break_after: Mutex<Option<usize>>,
+    /// Bytes after which a fetch stands still, until this is `None`.
+    pub hold_after: Mutex<Option<usize>>,
     pub staged: Mutex<HashMap<String, Vec<u8>>>,
     pub metrics: Mutex<Vec<proto::PutMetricsRequest>>,
     /// Hashes of the keys that asked to join.
@@ -68,6 +70,7 @@ impl World {
             blobs: Mutex::default(),
             fetches: Mutex::default(),
             break_after: Mutex::default(),
+            hold_after: Mutex::default(),
             staged: Mutex::default(),
             metrics: Mutex::default(),
             join_keys: Mutex::default(),
@@ -162,6 +165,17 @@ impl World {
             _ => None,
         };
         self.wait(&format!("refusal of {attempt}"), |seen| seen.iter().find_map(of)).await
+    }
+
+    /// The newest heartbeat says that so many bytes of an attempt's model are there.
+    pub async fn downloaded(&self, attempt: &str, bytes: u64) -> proto::RunningAttempt {
+        let there = |up: &Up| match up {
+            Up::Heartbeat(beat) => beat.running.iter().find(|running| running.attempt == attempt).cloned(),
+            _ => None,
+        };
+        let wanted = |running: &proto::RunningAttempt| running.download.is_some_and(|d| d.done_bytes == bytes);
+        let what = format!("{bytes} bytes of the model of {attempt}");
+        self.wait(&what, |seen| seen.iter().rev().find_map(there).filter(wanted)).await
     }
 
     pub async fn computing(&self, attempt: &str) {
@@ -273,7 +287,16 @@ impl Agent for Edge {
         let rest = bytes[(request.offset as usize).min(bytes.len())..].to_vec();
         let until = self.0.break_after.lock().unwrap().take();
         let (chunks, stream) = mpsc::channel(4);
+        let world = self.0.clone();
         tokio::spawn(async move {
+            let held = world.hold_after.lock().unwrap().unwrap_or(0).min(rest.len());
+            for data in rest[..held].chunks(CHUNK) {
+                let _ = chunks.send(Ok(proto::Chunk { data: data.to_vec() })).await;
+            }
+            while world.hold_after.lock().unwrap().is_some() && !chunks.is_closed() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            let rest = &rest[held..];
             let sent = &rest[..until.unwrap_or(rest.len()).min(rest.len())];
             for data in sent.chunks(CHUNK) {
                 let _ = chunks.send(Ok(proto::Chunk { data: data.to_vec() })).await;
@@ -391,7 +414,8 @@ pub struct Fake {
 impl Executor for Fake {
     async fn run(&self, task: Task, cancel: CancellationToken) -> Result<Output, Failed> {
         let run = self.runs.fetch_add(1, Ordering::SeqCst);
-        assert_eq!(std::fs::read(&task.model_path).unwrap(), b"a model");
+        let model = std::fs::read(&task.model_path).unwrap();
+        assert!(model == b"a model" || Digest(Sha256::digest(&model).into()) == task.model_digest);
         if task.parameters.contains_key("sleep") {
             tokio::select! {
                 () = cancel.cancelled() => return Err(Failed::new(FailureReason::Cancelled, "killed")),

@@ -83,6 +83,23 @@ struct Task {
     node: Option<String>,
     attempts: u32,
     last_failure: serde_json::Value,
+    download: Option<Download>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Download {
+    percent: u64,
+    seconds_left: Option<u64>,
+}
+
+impl Task {
+    /// Where it is; of a running one that waits for its model, how far that is.
+    fn stands(&self) -> String {
+        let Some(download) = &self.download else { return self.state.clone() };
+        let left = download.seconds_left.map_or_else(String::new, |seconds| format!(", {seconds} s left"));
+        format!("{}: downloading {} %{left}", self.state, download.percent)
+    }
 }
 
 /// Asks and prints. What the scheduler does not know, it has not admitted yet: then the object says why.
@@ -174,7 +191,7 @@ fn task_table(tasks: &[Task]) -> String {
     let rest = shown.len().saturating_sub(MAX_TASKS);
     let rows = shown.iter().take(MAX_TASKS).map(|task| {
         let node = task.node.clone().unwrap_or_else(|| "-".into());
-        vec![task.index.to_string(), task.state.clone(), node, task.attempts.to_string(), failure(&task.last_failure)]
+        vec![task.index.to_string(), task.stands(), node, task.attempts.to_string(), failure(&task.last_failure)]
     });
     let table = output::table(&["TASK", "STATE", "NODE", "ATTEMPTS", "LAST FAILURE"], &rows.collect::<Vec<_>>());
     let mut text = format!("Tasks ({})\n{}", tasks.len(), indented(&table));

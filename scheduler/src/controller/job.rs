@@ -10,7 +10,7 @@ use self::update::update;
 use super::conditions::{self, Wanted};
 use super::convert::{self, Identity};
 use super::inputs::{self, InputError};
-use super::status::Waits;
+use super::status::Soft;
 use super::{Context, merge_diff, status};
 use crate::leader::SubmitError;
 use crate::models::Readiness;
@@ -310,8 +310,8 @@ async fn finish(job: &InferenceJob, next: Next, context: &Context) -> Result<Act
             let Some(facts) = state.job(&id) else { return Ok(Action::requeue(RETRY)) };
             let seen = job.meta().generation.unwrap_or_default();
             let now = context.leader.now();
-            let waits = Waits::of(&context.leader, &state, facts);
-            let status = status::of_job(&before, facts, waits.as_ref(), &url, seen, now);
+            let soft = Soft::of(&context.leader, &state, facts);
+            let status = status::of_job(&before, facts, &soft, &url, seen, now);
             (status, again.map_or_else(Action::await_change, Action::requeue))
         }
     };

@@ -4,6 +4,7 @@
 //! facts give the same status, so that nothing is written twice.
 
 use super::conditions::{self, Wanted};
+use crate::downloads::Downloading;
 use crate::leader::Leader;
 use nightshift_crds::{
     InferenceJobStatus, InferenceResult, JobState, PointsString, Time, UnschedulableReason, job_condition as condition,
@@ -115,12 +116,33 @@ fn unpaid(job: &Job, why: &WhyNot, left: PicoPoints) -> Option<String> {
     (quote > left).then(|| Rejection::BudgetExhausted { queue, left, quote }.to_string())
 }
 
-/// The status of a job that the journal knows; `waits` is what the last cycle found, in words too, `seen` its object's
+/// What is known of a job beside the journal: soft, and as of now.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Soft {
+    /// Why tasks wait.
+    pub waits: Option<Waits>,
+    /// Models on their way to its attempts.
+    pub downloading: Option<Downloading>,
+}
+
+impl Soft {
+    /// All of a job.
+    pub fn of(leader: &Leader, state: &State, job: &Job) -> Self {
+        Self { waits: Waits::of(leader, state, job), downloading: leader.downloads().of(&job.id) }
+    }
+
+    /// A condition's message, with how far its models are.
+    fn with_downloads(&self, message: &str) -> String {
+        self.downloading.map_or_else(|| message.to_owned(), |coming| format!("{message}; {coming}"))
+    }
+}
+
+/// The status of a job that the journal knows; `soft` is what the last cycle found, in words too, `seen` its object's
 /// generation, `url` where its results are.
 pub fn of_job(
     before: &InferenceJobStatus,
     job: &Job,
-    waits: Option<&Waits>,
+    soft: &Soft,
     url: &str,
     seen: i64,
     now: Timestamp,
@@ -145,7 +167,7 @@ pub fn of_job(
         quoted_cost: Some(PointsString::from(job.cost + job.reserved)),
         results: results(job),
         results_url: Some(url.to_string()),
-        unschedulable: waits.map(unschedulable).unwrap_or_default(),
+        unschedulable: soft.waits.as_ref().map(unschedulable).unwrap_or_default(),
         observed_generation: generation,
         conditions: before.conditions.clone(),
         ..InferenceJobStatus::default()
@@ -167,7 +189,7 @@ pub fn of_job(
             if job.spec.suspend && conditions::find(&before.conditions, condition::SCHEDULED).is_some() {
                 set(condition::SCHEDULED, false, "Suspended", IS_SUSPENDED);
             }
-            set_unfinished(&mut set, job, waits);
+            set_unfinished(&mut set, job, soft);
         }
     }
     summarize(&mut status, job);
@@ -197,28 +219,31 @@ fn set_finished(set: &mut impl FnMut(&'static str, bool, &str, &str), job: &Job,
     }
 }
 
-fn set_unfinished(set: &mut impl FnMut(&'static str, bool, &str, &str), job: &Job, waits: Option<&Waits>) {
+fn set_unfinished(set: &mut impl FnMut(&'static str, bool, &str, &str), job: &Job, soft: &Soft) {
     if job.spec.suspend {
         set(condition::ADMITTED, false, "Suspended", IS_SUSPENDED);
         set(condition::SUSPENDED, true, "JobSuspended", IS_SUSPENDED);
         return;
     }
-    match waits {
+    let said = |message: &str| soft.with_downloads(message);
+    match &soft.waits {
         Some(Waits { reason, message, .. }) if job.running == 0 => {
             set(condition::ADMITTED, false, reason, message);
             set(condition::SCHEDULED, false, reason, message);
         }
         Some(Waits { reason, message, .. }) => {
             set(condition::ADMITTED, true, "Admitted", ADMITTED);
-            set(condition::SCHEDULED, false, reason, message);
+            set(condition::SCHEDULED, false, reason, &said(message));
         }
         None => {
             set(condition::ADMITTED, true, "Admitted", ADMITTED);
             let waiting = job.waiting();
             match (waiting, last_failure(job)) {
-                (0, _) => set(condition::SCHEDULED, true, "Placed", "every task has a node"),
-                (_, Some(failure)) => set(condition::SCHEDULED, false, "RetryingAfterFailure", &failure),
-                (n, None) => set(condition::SCHEDULED, false, "Queued", &format!("{n} tasks wait for their turn")),
+                (0, _) => set(condition::SCHEDULED, true, "Placed", &said("every task has a node")),
+                (_, Some(failure)) => set(condition::SCHEDULED, false, "RetryingAfterFailure", &said(&failure)),
+                (n, None) => {
+                    set(condition::SCHEDULED, false, "Queued", &said(&format!("{n} tasks wait for their turn")));
+                }
             }
         }
     }

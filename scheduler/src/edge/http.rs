@@ -4,7 +4,7 @@
 //! token; every body has a limit; errors are `{"error": …}` with the remedy.
 
 use crate::blobs::{BlobError, EVERYONE};
-use crate::controller::status::{self, Waits};
+use crate::controller::status::{self, Soft};
 use crate::edge::front::Tokens;
 use crate::edge::{observe, points};
 use crate::leader::{Leader, SubmitError};
@@ -180,8 +180,9 @@ async fn explain(
     let job = find(&state, &namespace, &name)?;
     let before = nightshift_crds::InferenceJobStatus::default();
     let now = gateway.leader.now();
-    let waits = Waits::of(&gateway.leader, &state, job);
-    let status = status::of_job(&before, job, waits.as_ref(), "", job.spec.generation, now);
+    let soft = Soft::of(&gateway.leader, &state, job);
+    let status = status::of_job(&before, job, &soft, "", job.spec.generation, now);
+    let waits = &soft.waits;
     let why = waits.as_ref().and_then(|waits| waits.why.as_ref());
     let failed = status.conditions.iter().rev().find(|c| Some(&c.reason) == status.reason.as_ref());
     let say = |what: &dyn std::fmt::Display| waits.as_ref().map_or_else(|| what.to_string(), |waits| waits.say(&what));
@@ -201,7 +202,7 @@ async fn explain(
         "nodes": why.map(|why| json!({ "total": why.total, "counts": counts(&why.counts) })),
         "queue": { "name": job.spec.queue, "turn": turn(&gateway.leader, job) },
         "cost": status.cost,
-        "tasks": job.tasks.iter().enumerate().take(1000).map(|(index, task)| explain_task(index, task)).collect::<Vec<_>>(),
+        "tasks": job.tasks.iter().enumerate().take(1000).map(|(index, task)| explain_task(&gateway.leader, index, task)).collect::<Vec<_>>(),
     })))
 }
 
@@ -221,7 +222,7 @@ fn turn(leader: &Leader, job: &nightshift_state::Job) -> Option<String> {
     }
 }
 
-fn explain_task(index: usize, task: &nightshift_state::Task) -> Value {
+fn explain_task(leader: &Leader, index: usize, task: &nightshift_state::Task) -> Value {
     let (state, node) = match &task.state {
         TaskState::Waiting { .. } => ("Waiting", None),
         TaskState::Running(running) => ("Running", Some(running.node.to_string())),
@@ -240,7 +241,15 @@ fn explain_task(index: usize, task: &nightshift_state::Task) -> Value {
         }
         _ => Value::Null,
     };
-    json!({ "index": index, "state": state, "node": node, "attempts": task.attempts, "lastFailure": failure, "timings": timings })
+    let download = match &task.state {
+        TaskState::Running(running) => leader.downloads().of_attempt(&running.attempt),
+        _ => None,
+    };
+    let download = download.map(|coming| {
+        json!({ "doneBytes": coming.done, "totalBytes": coming.total, "percent": coming.percent(), "secondsLeft": coming.seconds_left })
+    });
+    json!({ "index": index, "state": state, "node": node, "attempts": task.attempts, "lastFailure": failure,
+        "timings": timings, "download": download })
 }
 
 #[derive(Deserialize)]

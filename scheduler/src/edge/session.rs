@@ -3,6 +3,7 @@
 //! in → frames of at most 64 KiB · out → commands to the leader, soft state of the node · invariant: an outcome is
 //! acknowledged only after its commit; a malformed frame ends this session and nothing else.
 
+use crate::downloads::Download;
 use crate::edge::service::{staging, stopped};
 use crate::leader::{Leader, SubmitError};
 use crate::nodes::{Announced, Resident, SessionKey};
@@ -80,6 +81,9 @@ async fn serve(leader: Leader, key: SessionKey, mut frames: Streaming<proto::Age
     };
     let reason = end.as_ref().map_or("closed by the agent", Status::message);
     tracing::info!(node = %key.node, reason, "session ended");
+    if leader.nodes().is_current(&key) {
+        leader.downloading(&key.node, Vec::new()).await;
+    }
     leader.nodes().disconnect(&key, end);
     leader.session_changed(&key.node);
 }
@@ -95,10 +99,12 @@ async fn handle(
             let resident = resident(&beat.models)?;
             let unavailable = unavailable(beat.availability.as_ref());
             listed("running", &beat.running)?;
+            let downloads = downloads(&beat.running)?;
             let named = beat.running.into_iter().map(|running| running.attempt).collect();
             if leader.nodes().heartbeat(key, resident, unavailable, beat.pong, leader.now()) {
                 leader.session_changed(&key.node);
             }
+            leader.downloading(&key.node, downloads).await;
             leader.redeliver(&key.node, &named).await;
         }
         Some(Up::Outcome(outcome)) => {
@@ -228,6 +234,17 @@ fn listed<T>(field: &'static str, list: &[T]) -> Result<(), WireError> {
 fn attempts(list: &[String]) -> Result<Vec<AttemptId>, WireError> {
     listed("attempts", list)?;
     list.iter().map(|text| convert::attempt(text)).collect()
+}
+
+/// Models on their way to attempts. An agent of before says nothing of them.
+fn downloads(running: &[proto::RunningAttempt]) -> Result<Vec<(AttemptId, Download)>, WireError> {
+    let download = |one: &proto::RunningAttempt| {
+        let coming = one.download?;
+        let download =
+            Download { done: coming.done_bytes, total: coming.total_bytes, seconds_left: coming.seconds_left };
+        Some(convert::attempt(&one.attempt).map(|attempt| (attempt, download)))
+    };
+    running.iter().filter_map(download).collect()
 }
 
 fn resident(models: &[proto::CachedModel]) -> Result<Resident, WireError> {

@@ -88,7 +88,9 @@ async function refresh() {
     }
     figures(list);
     const now = Date.now();
-    rows("running", status.running.map((r) => [r.model, r.device, r.attempt, [time((now - Date.parse(r.since)) / 1000), true]]), "Nothing.");
+    const coming = (d) => d ? " · downloading " + Math.floor(100 * d.doneBytes / Math.max(1, d.totalBytes)) + " %" +
+      (d.secondsLeft === undefined ? "" : ", " + time(d.secondsLeft) + " left") : "";
+    rows("running", status.running.map((r) => [r.model + coming(r.download), r.device, r.attempt, [time((now - Date.parse(r.since)) / 1000), true]]), "Nothing.");
     rows("history", past.map((e) => [new Date(e.at).toLocaleString(), e.model, e.result, [time(e.seconds), true], e.attempt]), "Nothing yet.");
     element("note").textContent = earnings.note;
   } catch (error) {
