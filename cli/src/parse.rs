@@ -1,6 +1,6 @@
 //! The small grammars of the command line. *In*: text. *Out*: checked values, or a line that says what to write instead.
 
-use nightshift_types::PicoPoints;
+use nightshift_types::{Bytes, PicoPoints};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -86,6 +86,14 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     if total.is_zero() { Err(wrong()) } else { Ok(total) }
 }
 
+/// How far a journal may grow: a Kubernetes quantity of bytes.
+pub fn size(text: &str) -> Result<Bytes, String> {
+    match text.parse::<Bytes>() {
+        Ok(size) if size >= Bytes(4096) && size <= Bytes::gibi(1) => Ok(size),
+        _ => Err("write a size from 4Ki to 1Gi, such as 64Mi".into()),
+    }
+}
+
 /// A price: a non-negative decimal of points.
 pub fn price(text: &str) -> Result<String, String> {
     match text.parse::<PicoPoints>() {
@@ -155,5 +163,7 @@ mod tests {
         assert!(allowed_folder("default=/").is_ok());
         assert!(allowed_folder("default=/no/such/folder").unwrap_err().contains("not a folder"));
         assert!(allowed_folder("/tmp").is_err());
+        assert_eq!(size("64Mi"), Ok(Bytes::mebi(64)));
+        assert!(["", "1Ki", "2Gi", "many"].iter().all(|bad| size(bad).unwrap_err().contains("64Mi")));
     }
 }

@@ -3,7 +3,10 @@
 //! in → commands · out → answers, frames to agents, changed jobs: all after their commit · invariant: one append is in
 //! flight; what arrives meanwhile is decided together next (group commit). Readers see committed facts only.
 
+mod keep;
 mod turn;
+
+pub use keep::Keeping;
 
 use crate::blobs::BlobStore;
 use crate::cycle::Cycle;
@@ -135,11 +138,14 @@ pub struct Parts {
     pub metrics: Metrics,
     /// Times.
     pub timing: Timing,
+    /// How the journal is kept small.
+    pub keeping: Keeping,
 }
 
 /// The task itself; [`Lead::run`] it.
-pub struct Lead<J> {
+pub struct Lead<J: Journal> {
     journal: J,
+    keep: keep::Keep<J::Store>,
     shared: Arc<Shared>,
     asks: mpsc::Receiver<Ask>,
     pace: turn::Pace,
@@ -157,7 +163,8 @@ pub async fn start<J: Journal>(
     let core = Core::take_over(folded, &mut journal, cell.clone(), clock()).await?;
     let epoch = journal.epoch().clone();
     let (sender, asks) = mpsc::channel(QUEUE);
-    let Parts { ca, blobs, metrics, timing } = parts;
+    let Parts { ca, blobs, metrics, timing, keeping } = parts;
+    let keep = keep::Keep::new(keeping, journal.store(), epoch.journal.clone(), metrics.clone());
     let shared = Arc::new(Shared {
         core: RwLock::new(core),
         epoch,
@@ -181,7 +188,7 @@ pub async fn start<J: Journal>(
     });
     Ok((
         Leader { shared: shared.clone(), asks: sender },
-        Lead { journal, shared, asks, pace: turn::Pace::default(), cycle: Cycle::default() },
+        Lead { journal, keep, shared, asks, pace: turn::Pace::default(), cycle: Cycle::default() },
     ))
 }
 

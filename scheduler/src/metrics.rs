@@ -37,6 +37,14 @@ pub struct Metrics {
     batch_bytes: IntCounter,
     /// Appends that the store did not answer and that were tried again.
     pub append_errors: IntCounter,
+    /// Bytes of batches that are in no snapshot.
+    pub journal_tail_bytes: IntGauge,
+    /// Snapshots of the journal, by whether all that follows one was done.
+    pub snapshots: IntCounterVec,
+    /// Bytes of the newest that this leader took.
+    pub snapshot_bytes: IntGauge,
+    /// How long turns stood still for one.
+    pub snapshot_pause_seconds: Histogram,
     /// From a job's admission to the first placement of each of its tasks.
     pub placement_wait_seconds: Histogram,
     /// From placement to the accepted report.
@@ -97,6 +105,19 @@ impl Metrics {
             batch_bytes: build.counter("scheduler_journal_bytes_total", "Bytes appended to the journal."),
             append_errors: build
                 .counter("scheduler_journal_append_errors_total", "Appends that had to be tried again."),
+            journal_tail_bytes: build
+                .gauge("scheduler_journal_tail_bytes", "Bytes of the journal's batches that are in no snapshot."),
+            snapshots: build.counters(
+                "scheduler_journal_snapshots_total",
+                "Snapshots of the journal, by whether it was made smaller by them.",
+                &["result"],
+            ),
+            snapshot_bytes: build.gauge("scheduler_journal_snapshot_bytes", "Bytes of the newest snapshot taken."),
+            snapshot_pause_seconds: build.histogram(
+                "scheduler_journal_snapshot_pause_seconds",
+                "How long a turn stood still to freeze the state for a snapshot.",
+                &fast,
+            ),
             placement_wait_seconds: build.histogram(
                 "scheduler_placement_wait_seconds",
                 "From a job's admission to the first placement of each of its tasks.",
@@ -160,6 +181,9 @@ impl Metrics {
         for kind in ["InferenceJob", "ModelArtifact", "ComputeNode"] {
             self.reconcile_errors.with_label_values(&[kind]);
             self.watch_errors.with_label_values(&[kind]);
+        }
+        for result in ["done", "failed"] {
+            self.snapshots.with_label_values(&[result]);
         }
         for within in WITHIN {
             self.predictions.with_label_values(&[within]);

@@ -9,14 +9,14 @@ use crate::controller::{self, Context};
 use crate::credentials::Credentials;
 use crate::edge::front::{self, Front, Tls};
 use crate::edge::{http, service::Edge};
-use crate::leader::{self, Lead, Leader, Parts, Timing};
+use crate::leader::{self, Keeping, Lead, Leader, Parts, Timing};
 use crate::metrics::Metrics;
 use crate::prove::Prover;
 use crate::role::PodRef;
 use crate::uri::FetchPolicy;
 use anyhow::Context as _;
 use kube::runtime::events::{Recorder, Reporter};
-use nightshift_state::{EtcdJournal, EtcdOptions, Folded, Journal, JournalError};
+use nightshift_state::{Archive, EtcdJournal, EtcdOptions, Folded, Journal, JournalError};
 use nightshift_types::{Bytes, CellId, Milliseconds, TrustTier};
 use nightshift_wire::pki::{self, CertificateAuthority};
 use nightshift_wire::proto::agent_server::AgentServer;
@@ -32,6 +32,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 const PROVE_WITHIN: Duration = Duration::from_secs(300);
+/// The archive's folder in the data dir.
+pub const ARCHIVE: &str = "archive";
+/// How far a journal grows before it is made smaller, unless said otherwise.
+pub const SNAPSHOT_AFTER: Bytes = Bytes::mebi(64);
 /// Largest file seeded at start.
 const MAX_SEED: Bytes = Bytes::gibi(64);
 
@@ -64,6 +68,12 @@ pub struct SchedulerConfig {
     pub fetch: FetchPolicy,
     /// Heartbeats and leases.
     pub timing: Timing,
+    /// Where the ledger's history goes when its batches are deleted: a folder or a URL; `None`: a folder of `data_dir`.
+    pub archive: Option<String>,
+    /// Bytes that the journal grows by until it is made smaller.
+    pub snapshot_after: Bytes,
+    /// Every scheduler that may lead is of this version: its format may be written.
+    pub raise_format: bool,
     /// Files, or folders of files, that become blobs every namespace may use.
     pub seeds: Vec<PathBuf>,
 }
@@ -73,13 +83,14 @@ pub struct Standby {
     config: SchedulerConfig,
     credentials: Credentials,
     blobs: BlobStore,
+    keeping: Keeping,
     metrics: Metrics,
     front: Front,
     ready: Arc<AtomicBool>,
 }
 
 /// A scheduler that listens and has recovered, but does not lead yet.
-pub struct Scheduler<J> {
+pub struct Scheduler<J: Journal> {
     lead: Lead<J>,
     leader: Leader,
     context: Context,
@@ -109,6 +120,9 @@ impl Standby {
     pub async fn open(config: SchedulerConfig, credentials: Credentials) -> anyhow::Result<Self> {
         std::fs::create_dir_all(&config.data_dir).with_context(|| config.data_dir.display().to_string())?;
         let blobs = BlobStore::open(&config.data_dir.join("blobs")).context("the blob store")?;
+        let place = config.archive.clone().unwrap_or_else(|| config.data_dir.join(ARCHIVE).display().to_string());
+        let archive = Archive::open(&place).context("--archive")?;
+        let keeping = Keeping { archive, after: config.snapshot_after, raise_format: config.raise_format };
         // Before there is anything to lead: large ones take a while, and one that cannot be read ends only this process.
         seed(&blobs, &config.seeds).await?;
         let (metrics, ready) = (Metrics::new(), Arc::new(AtomicBool::new(false)));
@@ -124,7 +138,7 @@ impl Standby {
             Some(Tls { config, token: credentials.gateway_token.clone() })
         };
         let front = Front::open(listener, tls, front::standby(metrics.clone(), ready.clone()))?;
-        Ok(Self { config, credentials, blobs, metrics, front, ready })
+        Ok(Self { config, credentials, blobs, keeping, metrics, front, ready })
     }
 
     /// Where health, metrics and the gateway are.
@@ -145,14 +159,14 @@ impl Standby {
         journal: J,
         folded: Folded,
     ) -> anyhow::Result<Scheduler<J>> {
-        let Self { config, credentials, blobs, metrics, front, .. } = self;
+        let Self { config, credentials, blobs, keeping, metrics, front, .. } = self;
         if let Err(error) = blobs.clear_staging() {
             tracing::warn!(%error, "half-written files of earlier leaders are still there");
         }
         let tls = server_tls(&credentials.ca, &config.server_names)?;
         // Before the first batch says that we lead: the one before lets its agents go when it sees that.
         let agents = bind(config.agents_listen, "--agents-listen").await?;
-        let parts = Parts { ca: credentials.ca, blobs, metrics, timing: config.timing };
+        let parts = Parts { ca: credentials.ca, blobs, metrics, timing: config.timing, keeping };
         let (leader, lead) = leader::start(journal, config.cell, folded, parts).await?;
         let reporter = Reporter { controller: "nightshift.dev/scheduler".into(), instance: None };
         let scheme = if front.address().ip().is_loopback() { "http" } else { "https" };

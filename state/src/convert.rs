@@ -150,9 +150,16 @@ fn event_to(event: &Event) -> pb::event::Kind {
         Event::JobForgotten { job } => Kind::JobForgotten(pb::JobForgotten { job: job.to_string() }),
         Event::Transferred { entry } => Kind::Transferred(entry_to(entry)),
         Event::QueueSet { queue, budget } => {
-            let budget = budget.map(|b| pb::Budget { points: points_to(b.points), period: b.period.to_string() });
+            let budget = budget.map(budget_to);
             Kind::QueueSet(pb::QueueSet { queue: queue.clone(), budget })
         }
+        Event::FormatRaised { format } => Kind::FormatRaised(pb::FormatRaised { format: *format }),
+        Event::SnapshotBegun => Kind::SnapshotBegun(pb::SnapshotBegun {}),
+        Event::SnapshotTaken { sequence, digest, manifest } => Kind::SnapshotTaken(pb::SnapshotTaken {
+            sequence: *sequence,
+            digest: digest.to_vec(),
+            manifest: manifest.to_vec(),
+        }),
     }
 }
 
@@ -218,10 +225,21 @@ fn event_from(kind: pb::event::Kind) -> Result<Event, DecodeError> {
         Kind::JobForgotten(m) => Event::JobForgotten { job: id("job_forgotten.job", &m.job)? },
         Kind::Transferred(m) => Event::Transferred { entry: entry_from(m)? },
         Kind::QueueSet(m) => Event::QueueSet { queue: m.queue, budget: m.budget.map(budget_from).transpose()? },
+        Kind::FormatRaised(m) => Event::FormatRaised { format: m.format },
+        Kind::SnapshotBegun(_) => Event::SnapshotBegun,
+        Kind::SnapshotTaken(m) => Event::SnapshotTaken {
+            sequence: m.sequence,
+            digest: hash("snapshot_taken.digest", &m.digest)?,
+            manifest: hash("snapshot_taken.manifest", &m.manifest)?,
+        },
     })
 }
 
-fn budget_from(m: pb::Budget) -> Result<Budget, DecodeError> {
+pub(crate) fn budget_to(budget: Budget) -> pb::Budget {
+    pb::Budget { points: points_to(budget.points), period: budget.period.to_string() }
+}
+
+pub(crate) fn budget_from(m: pb::Budget) -> Result<Budget, DecodeError> {
     let points = points("queue_set.budget.points", &m.points)?;
     Ok(Budget { points, period: id("queue_set.budget.period", &m.period)? })
 }
@@ -253,7 +271,7 @@ fn update_from(m: pb::JobUpdated) -> Result<JobUpdate, DecodeError> {
     })
 }
 
-fn body_to(body: &OutputBody) -> pb::task_succeeded::Output {
+pub(crate) fn body_to(body: &OutputBody) -> pb::task_succeeded::Output {
     use pb::task_succeeded::Output;
     match body {
         OutputBody::Inline(bytes) => Output::Inline(bytes.clone()),
@@ -261,7 +279,7 @@ fn body_to(body: &OutputBody) -> pb::task_succeeded::Output {
     }
 }
 
-fn body_from(output: Option<pb::task_succeeded::Output>) -> Result<OutputBody, DecodeError> {
+pub(crate) fn body_from(output: Option<pb::task_succeeded::Output>) -> Result<OutputBody, DecodeError> {
     use pb::task_succeeded::Output;
     match output.ok_or_else(|| bad("task_succeeded.output", "missing"))? {
         Output::Inline(bytes) => Ok(OutputBody::Inline(bytes)),
@@ -272,7 +290,7 @@ fn body_from(output: Option<pb::task_succeeded::Output>) -> Result<OutputBody, D
     }
 }
 
-fn timings_to(t: &Timings) -> pb::Timings {
+pub(crate) fn timings_to(t: &Timings) -> pb::Timings {
     pb::Timings {
         fetch_us: t.fetch_us,
         load_us: t.load_us,
@@ -282,7 +300,7 @@ fn timings_to(t: &Timings) -> pb::Timings {
     }
 }
 
-fn timings_from(t: pb::Timings) -> Timings {
+pub(crate) fn timings_from(t: pb::Timings) -> Timings {
     Timings {
         fetch_us: t.fetch_us,
         load_us: t.load_us,
@@ -292,7 +310,7 @@ fn timings_from(t: pb::Timings) -> Timings {
     }
 }
 
-fn result_to(result: &JobResult) -> pb::job_finished::Result {
+pub(crate) fn result_to(result: &JobResult) -> pb::job_finished::Result {
     use pb::job_finished as f;
     match result {
         JobResult::Complete => f::Result::Complete(f::Complete {}),
@@ -303,7 +321,7 @@ fn result_to(result: &JobResult) -> pb::job_finished::Result {
     }
 }
 
-fn result_from(result: Option<pb::job_finished::Result>) -> Result<JobResult, DecodeError> {
+pub(crate) fn result_from(result: Option<pb::job_finished::Result>) -> Result<JobResult, DecodeError> {
     use pb::job_finished::Result as R;
     Ok(match result.ok_or_else(|| bad("job_finished.result", "missing"))? {
         R::Complete(_) => JobResult::Complete,
@@ -312,7 +330,7 @@ fn result_from(result: Option<pb::job_finished::Result>) -> Result<JobResult, De
     })
 }
 
-fn entry_to(entry: &LedgerEntry) -> pb::Transferred {
+pub(crate) fn entry_to(entry: &LedgerEntry) -> pb::Transferred {
     let posting = |(account, amount): &(_, PicoPoints)| pb::Posting {
         account: ToString::to_string(account),
         amount: points_to(*amount),
@@ -332,7 +350,7 @@ fn entry_to(entry: &LedgerEntry) -> pb::Transferred {
     }
 }
 
-fn entry_from(m: pb::Transferred) -> Result<LedgerEntry, DecodeError> {
+pub(crate) fn entry_from(m: pb::Transferred) -> Result<LedgerEntry, DecodeError> {
     let postings =
         m.postings.into_iter().map(|p| Ok((id("posting.account", &p.account)?, points("posting.amount", &p.amount)?)));
     let kind = match m.kind.ok_or(DecodeError::UnknownEvent)? {

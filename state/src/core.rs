@@ -5,11 +5,13 @@ use crate::batch::{BATCH_OVERHEAD, Batch, EVENT_OVERHEAD, EncodedBatch, Head, MA
 use crate::command::{Command, Effect, Placement, Rejection};
 use crate::convert::encode_event;
 use crate::decide::decide;
-use crate::event::{Event, FORMAT};
+use crate::event::{Event, FORMAT, FORMAT_UNRAISED};
 use crate::journal::{Journal, JournalError};
+use crate::snapshot::{Frozen, Manifest};
 use crate::state::State;
 use nightshift_types::{CellId, Epoch, Milliseconds, Timestamp};
 use std::collections::VecDeque;
+use std::thread::JoinHandle;
 
 /// An open batch older than this is closed by the next command, so that a stalled journal does not stop the clock.
 const MAX_OPEN: Milliseconds = Milliseconds(1_000);
@@ -29,6 +31,9 @@ pub struct Core {
     /// Highest of the open events'.
     open_format: u32,
     open_time: Timestamp,
+    /// Those of the open events that are about snapshots.
+    open_marks: Vec<Event>,
+    tail: Tail,
 }
 
 /// A journal folded up to some head: what a standby holds.
@@ -36,6 +41,39 @@ pub struct Core {
 pub struct Folded {
     state: State,
     head: Head,
+    tail: Tail,
+    /// The digest after the last batch that a snapshot was begun with, while a thread computes it.
+    digest: Option<(u64, JoinHandle<[u8; 32]>)>,
+    diverged: Option<u64>,
+}
+
+/// Bytes of batches that no snapshot holds.
+#[derive(Debug, Default, Clone, Copy)]
+struct Tail {
+    bytes: u64,
+    /// A batch that a snapshot was begun with, and the bytes up to it.
+    begun: Option<(u64, u64)>,
+    /// Of the newest snapshot; 0 while there is none.
+    snapshot: u64,
+}
+
+impl Tail {
+    fn batch(&mut self, sequence: u64, bytes: usize, events: &[Event]) {
+        self.bytes += bytes as u64;
+        for event in events {
+            match event {
+                Event::SnapshotBegun => self.begun = Some((sequence, self.bytes)),
+                Event::SnapshotTaken { sequence, .. } => self.taken(*sequence),
+                _ => {}
+            }
+        }
+    }
+
+    fn taken(&mut self, sequence: u64) {
+        if let Some((_, bytes)) = self.begun.take_if(|(begun, _)| *begun == sequence) {
+            self.bytes -= bytes;
+        }
+    }
 }
 
 impl Folded {
@@ -47,10 +85,41 @@ impl Folded {
     pub fn head(&self) -> Head {
         self.head
     }
-    /// Folds one batch more; `head` is the one it makes.
-    pub(crate) fn apply(&mut self, batch: &Batch, head: Head) {
+    /// Bytes of the batches that no snapshot holds.
+    pub fn tail_bytes(&self) -> u64 {
+        self.tail.bytes
+    }
+    /// The batch at which this fold was found to be another than the leader's, if it was.
+    pub fn diverged(&self) -> Option<u64> {
+        self.diverged
+    }
+
+    pub(crate) fn from_snapshot(state: State, manifest: &Manifest) -> Self {
+        let tail = Tail { snapshot: manifest.size, ..Tail::default() };
+        Self { state, head: manifest.head, tail, ..Self::default() }
+    }
+
+    /// Folds one batch more, of so many bytes; `head` is the one it makes.
+    pub(crate) fn apply(&mut self, batch: &Batch, head: Head, bytes: usize) {
         batch.events.iter().for_each(|event| self.state.apply(batch.time, event));
         self.head = head;
+        self.tail.batch(head.sequence, bytes, &batch.events);
+        self.compare(&batch.events);
+        if let Some(Event::SnapshotBegun) = batch.events.last() {
+            let frozen = Frozen::new(&self.state, head);
+            self.digest = Some((head.sequence, std::thread::spawn(move || frozen.digest())));
+        }
+    }
+
+    /// A fold that began later than the snapshot has nothing to compare.
+    fn compare(&mut self, events: &[Event]) {
+        for event in events {
+            let Event::SnapshotTaken { sequence, digest, .. } = event else { continue };
+            let Some((_, own)) = self.digest.take_if(|(begun, _)| begun == sequence) else { continue };
+            if own.join().ok() != Some(*digest) {
+                self.diverged.get_or_insert(*sequence);
+            }
+        }
     }
 }
 
@@ -91,9 +160,11 @@ impl Core {
         cell: CellId,
         now: Timestamp,
     ) -> Result<Self, JournalError> {
-        let after = folded.head;
-        let head = journal.load_after(after, &mut |batch, head| folded.apply(&batch, head)).await?;
-        let state = folded.state;
+        let head = journal.catch_up(&mut folded).await?;
+        if let Some(sequence) = folded.diverged {
+            return Err(JournalError::Diverged(sequence));
+        }
+        let (state, tail) = (folded.state, folded.tail);
         let corrupt = |what: String| JournalError::Corrupt { sequence: head.sequence, what };
         state.check_invariants().map_err(&corrupt)?;
         if head.sequence > 0 && state.journal() != journal.epoch().journal {
@@ -106,14 +177,17 @@ impl Core {
         if let Some(known) = state.cell().filter(|known| **known != cell) {
             return Err(JournalError::WrongCell { found: known.clone(), expected: cell });
         }
-        Ok(Self::lead(state, head, cell, journal.epoch().clone(), now))
+        let mut core = Self::lead(state, head, cell, journal.epoch().clone(), now);
+        core.tail = tail;
+        Ok(core)
     }
 
     /// Starts leading from a folded state and the head it was folded to.
     pub fn lead(state: State, head: Head, cell: CellId, epoch: Epoch, now: Timestamp) -> Self {
         let (sealed, open) = (VecDeque::new(), Vec::new());
         let (open_bytes, open_format) = (BATCH_OVERHEAD, 1);
-        let mut core = Self { state, head, sealed, open, open_bytes, open_format, open_time: now };
+        let (open_marks, tail) = (Vec::new(), Tail::default());
+        let mut core = Self { state, head, sealed, open, open_bytes, open_format, open_time: now, open_marks, tail };
         let created = core.state.cell().is_none();
         let create = Event::JournalCreated { journal: epoch.journal.clone(), cell, format: FORMAT };
         core.take_in(created.then_some(create).into_iter().chain([Event::LeaderStarted { epoch }]).collect(), now);
@@ -147,6 +221,48 @@ impl Core {
         sealed + if self.open.is_empty() { 0 } else { self.open_bytes }
     }
 
+    /// Bytes of the batches that no snapshot holds: what a start from nothing has to fold.
+    pub fn tail_bytes(&self) -> u64 {
+        self.tail.bytes
+    }
+
+    /// Bytes of the newest snapshot; 0 while there is none.
+    pub fn snapshot_bytes(&self) -> u64 {
+        self.tail.snapshot
+    }
+
+    /// From now on events of this version's format may be written: every scheduler that may lead must read it. Where they
+    /// may already, nothing happens.
+    pub fn raise_format(&mut self, now: Timestamp) {
+        if self.state.format() < FORMAT {
+            self.take_in(vec![Event::FormatRaised { format: FORMAT }], now.max(self.state.time()));
+        }
+    }
+
+    /// Ends the batch that is open with [`Event::SnapshotBegun`]. Once all batches taken are durable, [`Core::freeze`] is
+    /// what is to be snapshotted. `false`, and nothing happens, where the journal's format was not raised to it.
+    pub fn begin_snapshot(&mut self, now: Timestamp) -> bool {
+        let may = self.state.format() >= Event::SnapshotBegun.format();
+        if may {
+            self.take_in(vec![Event::SnapshotBegun], now.max(self.state.time()));
+            self.seal();
+        }
+        may
+    }
+
+    /// The state as it is in the journal; `None` while a batch is not taken.
+    pub fn freeze(&self) -> Option<Frozen> {
+        (self.backlog() == 0).then(|| Frozen::new(&self.state, self.head))
+    }
+
+    /// The snapshot that was begun stands in the store.
+    pub fn snapshot_taken(&mut self, manifest: &Manifest, now: Timestamp) {
+        let (sequence, digest) = (manifest.head.sequence, manifest.digest);
+        let event = Event::SnapshotTaken { sequence, digest, manifest: manifest.hash() };
+        self.take_in(vec![event], now.max(self.state.time()));
+        self.tail.snapshot = manifest.size;
+    }
+
     /// The next batch to append, if there is anything; to be appended in the order taken, each until it is durable.
     pub fn take_batch(&mut self) -> Option<EncodedBatch> {
         if self.sealed.is_empty() {
@@ -161,6 +277,10 @@ impl Core {
             let more = rest[1..].iter().take_while(|event| event.follows()).count();
             let (unit, next) = rest.split_at(1 + more);
             rest = next;
+            debug_assert!(
+                unit.iter().all(|event| self.may_write(event)),
+                "{first:?} before the journal's format was raised"
+            );
             let encoded: Vec<Vec<u8>> = unit.iter().map(encode_event).collect();
             let bytes: usize = encoded.iter().map(|event| event.len() + EVENT_OVERHEAD).sum();
             debug_assert!(bytes + BATCH_OVERHEAD <= MAX_BATCH, "{first:?} and what follows is too large");
@@ -174,7 +294,15 @@ impl Core {
             self.open_bytes += bytes;
             self.open_format = unit.iter().map(Event::format).fold(self.open_format, u32::max);
             unit.iter().for_each(|event| self.state.apply(self.open_time, event));
+            let marks = unit.iter().filter(|event| matches!(event, Event::SnapshotBegun | Event::SnapshotTaken { .. }));
+            self.open_marks.extend(marks.cloned());
         }
+    }
+
+    /// Whether every scheduler that may lead reads this event.
+    fn may_write(&self, event: &Event) -> bool {
+        let raised = self.state.format().max(FORMAT_UNRAISED);
+        event.format() <= raised || matches!(event, Event::FormatRaised { .. })
     }
 
     fn seal(&mut self) {
@@ -184,8 +312,10 @@ impl Core {
         let events = std::mem::take(&mut self.open);
         self.open_bytes = BATCH_OVERHEAD;
         let format = std::mem::replace(&mut self.open_format, 1);
+        let marks = std::mem::take(&mut self.open_marks);
         let batch = EncodedBatch::from_events(format, self.head.sequence + 1, self.open_time, self.head.hash, events);
         self.head = batch.head();
+        self.tail.batch(self.head.sequence, batch.bytes().len(), &marks);
         self.sealed.push_back(batch);
     }
 }

@@ -47,7 +47,7 @@ impl State {
         if let Some(epoch) = &self.epoch {
             sink.text(&epoch.journal).number(epoch.revision);
         }
-        sink.time(self.leader_since).time(self.time).number(self.admitted).number(self.misfits);
+        sink.number(self.format).time(self.leader_since).time(self.time).number(self.admitted).number(self.misfits);
         self.digest_nodes(&mut sink);
         sink.number(self.jobs.len() as u64);
         self.jobs.values().for_each(|job| digest_job(&mut sink, job));

@@ -9,8 +9,12 @@ use nightshift_types::{
 use std::sync::Arc;
 
 /// The highest format of batches that this version reads and writes. A batch is of the lowest that has all its events
-/// ([`Event::format`]), so that a pool that uses nothing new can go back to the version before.
-pub const FORMAT: u32 = 2;
+/// ([`Event::format`]), so that a pool that uses nothing new can go back to the version before. Events of format 3 and
+/// later are written only once the journal's format was raised to theirs ([`crate::State::format`]): by being made with it,
+/// or by [`Event::FormatRaised`].
+pub const FORMAT: u32 = 3;
+/// The highest that was written without being raised first, before there was a [`Event::FormatRaised`].
+pub const FORMAT_UNRAISED: u32 = 2;
 /// Longest output kept in the journal itself; a longer one is a blob. Bytes.
 pub const MAX_INLINE_OUTPUT: usize = 4096;
 /// Longest message kept of a failure; decisions shorten. Bytes.
@@ -160,6 +164,22 @@ pub enum Event {
         /// In a period; `None`: all that its account holds.
         budget: Option<Budget>,
     },
+    /// Every scheduler that may lead reads this format: events of it may follow.
+    FormatRaised {
+        /// Never lowered.
+        format: u32,
+    },
+    /// The last event of a batch: the state after it is snapshotted.
+    SnapshotBegun,
+    /// That state is in a snapshot, which names the same digest. A fold with another digest at that batch may not lead.
+    SnapshotTaken {
+        /// Of the batch that ends with [`Event::SnapshotBegun`].
+        sequence: u64,
+        /// [`crate::State::digest`] after it.
+        digest: [u8; 32],
+        /// SHA-256 of the snapshot's manifest.
+        manifest: [u8; 32],
+    },
 }
 
 impl Event {
@@ -171,6 +191,7 @@ impl Event {
     /// The first format that has it.
     pub fn format(&self) -> u32 {
         let newer = match self {
+            Self::FormatRaised { .. } | Self::SnapshotBegun | Self::SnapshotTaken { .. } => return 3,
             Self::QueueSet { .. } => true,
             Self::TaskPlaced { drawn, .. } => *drawn,
             Self::JobAdmitted { spec, .. } => newer_terms(spec.priority, spec.min_parallelism, spec.min_reputation),

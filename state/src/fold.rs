@@ -24,11 +24,12 @@ impl State {
 
     fn fold(&mut self, time: Timestamp, event: &Event) -> Option<()> {
         match event {
-            Event::JournalCreated { journal, cell, format: _ } => {
+            Event::JournalCreated { journal, cell, format } => {
                 // Again only where a backup was restored: under the new store's id, in the same cell.
                 self.cell.as_ref().is_none_or(|known| known == cell).then_some(())?;
                 self.journal.clone_from(journal);
                 self.cell = Some(cell.clone());
+                self.format = self.format.max(*format);
             }
             Event::LeaderStarted { epoch } => {
                 self.epoch = Some(epoch.clone());
@@ -66,6 +67,9 @@ impl State {
             Event::JobForgotten { job } => self.forget(job)?,
             Event::Transferred { entry } => self.transfer(time, entry)?,
             Event::QueueSet { queue, budget } => self.ledger.book(queue).budget = *budget,
+            Event::FormatRaised { format } => self.format = self.format.max(*format),
+            // Of the journal, not of what it says.
+            Event::SnapshotBegun | Event::SnapshotTaken { .. } => {}
         }
         Some(())
     }
@@ -111,14 +115,14 @@ impl State {
             result: None,
         };
         job.note_pending(time);
-        self.jobs.insert(number, job);
+        self.jobs.insert(number, Arc::new(job));
         self.numbers.insert(id.clone(), number);
         self.unfinished.insert(number);
         Some(())
     }
 
     fn update(&mut self, time: Timestamp, id: &JobId, update: &JobUpdate) -> Option<()> {
-        let job = self.jobs.get_mut(self.numbers.get(id)?)?;
+        let job = Arc::make_mut(self.jobs.get_mut(self.numbers.get(id)?)?);
         let spec = Arc::make_mut(&mut job.spec);
         if spec.suspend && !update.suspend {
             job.started_at = None;
@@ -142,7 +146,7 @@ impl State {
 
     fn place(&mut self, running: Running) -> Option<()> {
         let index = running.attempt.task.index;
-        let job = self.jobs.get_mut(self.numbers.get(&running.attempt.task.job)?)?;
+        let job = Arc::make_mut(self.jobs.get_mut(self.numbers.get(&running.attempt.task.job)?)?);
         let task = job.tasks.get_mut(index as usize)?;
         let waits = matches!(task.state, TaskState::Waiting { .. }) && job.result.is_none();
         (waits && running.attempt.number == task.attempts + 1).then_some(())?;
@@ -167,7 +171,7 @@ impl State {
     /// a result, so that the queue's usage gets back what it did not run.
     fn release(&mut self, attempt: &AttemptId, cut: Option<Timestamp>) -> Option<(u64, Running)> {
         let number = *self.numbers.get(&attempt.task.job)?;
-        let job = self.jobs.get_mut(&number)?;
+        let job = Arc::make_mut(self.jobs.get_mut(&number)?);
         let task = job.tasks.get_mut(attempt.task.index as usize)?;
         matches!(&task.state, TaskState::Running(running) if running.attempt == *attempt).then_some(())?;
         let TaskState::Running(running) = std::mem::take(&mut task.state) else { return None };
@@ -184,7 +188,7 @@ impl State {
 
     fn succeed(&mut self, time: Timestamp, attempt: &AttemptId, output: &OutputRef, timings: &Timings) -> Option<()> {
         let (number, running) = self.release(attempt, None)?;
-        let job = self.jobs.get_mut(&number)?;
+        let job = Arc::make_mut(self.jobs.get_mut(&number)?);
         if let Some(node) = self.nodes.get_mut(&running.node) {
             node.succeeded += 1;
             node.earned += running.quote;
@@ -214,7 +218,7 @@ impl State {
         requeue: Option<Timestamp>,
     ) -> Option<()> {
         let (number, running) = self.release(attempt, Some(time))?;
-        let job = self.jobs.get_mut(&number)?;
+        let job = Arc::make_mut(self.jobs.get_mut(&number)?);
         // What we stopped says nothing of the node, and is no failure to tell of.
         let cancelled = matches!(reason, FailureReason::Cancelled | FailureReason::Preempted);
         if let Some(node) = self.nodes.get_mut(&running.node).filter(|_| !cancelled) {
@@ -262,7 +266,7 @@ impl State {
         for attempt in &running {
             self.release(attempt, Some(time))?;
         }
-        let job = self.jobs.get_mut(&number)?;
+        let job = Arc::make_mut(self.jobs.get_mut(&number)?);
         for (index, task) in job.tasks.iter_mut().enumerate() {
             if matches!(task.state, TaskState::Waiting { .. }) {
                 task.state = TaskState::Stopped;
@@ -295,7 +299,7 @@ impl State {
             EntryKind::Settlement { attempt, queue } => {
                 self.settled(attempt).then_some(())?;
                 let number = self.numbers.get(&attempt.task.job)?;
-                let job = self.jobs.get_mut(number)?;
+                let job = Arc::make_mut(self.jobs.get_mut(number)?);
                 about = format!("{}/{}", job.spec.namespace, job.spec.name);
                 let task = job.tasks.get_mut(attempt.task.index as usize)?;
                 (task.settlements == 0).then_some(())?;

@@ -1,18 +1,19 @@
 //! In: batches. Out: the same batches, in order, for as long as the store lives. Invariant: `append` returns only when
 //! the batch is durable, and only for the holder of the newest epoch; no gaps, no forks.
 
-mod any;
 mod embedded;
 mod etcd;
+mod store;
 
-pub use any::AnyJournal;
-pub use embedded::EmbeddedJournal;
-pub(crate) use embedded::read as read_embedded;
-pub(crate) use etcd::read as read_etcd;
-pub use etcd::{EtcdJournal, EtcdOptions, stand_by};
+pub(crate) use embedded::EmbeddedReader;
+pub use embedded::{EmbeddedJournal, EmbeddedStore};
+pub use etcd::{EtcdJournal, EtcdOptions, EtcdStore, stand_by};
+pub(crate) use store::{Each, archive_from, catch_up, corrupt, manifest_from, read_snapshot, seal};
+pub use store::{Reader, Records, Store};
 
 use crate::batch::{Batch, EncodedBatch, Head};
 use crate::convert::DecodeError;
+use crate::core::Folded;
 use nightshift_types::{CellId, Epoch};
 use std::future::Future;
 use thiserror::Error;
@@ -61,12 +62,35 @@ pub enum JournalError {
         /// Of the journal.
         head: u64,
     },
+    /// The ledger's archive. Nothing is deleted of the journal before its history is there.
+    #[error("the ledger's archive at {place}: {what}")]
+    Archive {
+        /// Which object.
+        place: String,
+        /// What its store says.
+        what: String,
+    },
+    /// A batch is not there: compacted meanwhile, so that a reader looks for a newer snapshot; else the journal is corrupt.
+    #[error("batch {0} of the journal is missing")]
+    Missing(u64),
+    /// This fold is not the leader's: one of the two versions folds wrongly. It may not lead.
+    #[error(
+        "this scheduler's state at batch {0} has another digest than the leader's: it may not lead. Run schedulers of one \
+         version; `nightshift state verify` says whether the journal itself is whole"
+    )]
+    Diverged(u64),
     /// The store failed in a way that no retry mends.
     #[error("the journal's store failed: {0}")]
     Io(String),
     /// Options that cannot work.
     #[error("{0}")]
     Config(String),
+}
+
+impl From<DecodeError> for JournalError {
+    fn from(error: DecodeError) -> Self {
+        Self::decode(0, error)
+    }
 }
 
 impl JournalError {
@@ -89,20 +113,33 @@ impl JournalError {
 
 /// A durable, fenced, gapless sequence of batches. Opening one makes the caller its leader, with a new epoch.
 pub trait Journal: Send + Sync {
-    /// Every batch after `after`, oldest first, each with the head it makes, and the head they end at. Checks the chain.
-    /// An error may come after some batches.
-    fn load_after(
-        &mut self,
-        after: Head,
-        each: &mut (dyn FnMut(Batch, Head) + Send),
-    ) -> impl Future<Output = Result<Head, JournalError>> + Send;
+    /// What its snapshots are written through.
+    type Store: Store;
 
-    /// Every batch from the first on.
+    /// Reads and writes beside the leader's loop, for as long as the caller leads.
+    fn store(&self) -> Self::Store;
+
+    /// Folds what `folded` does not hold yet, up to the head. Checks the chain.
+    fn catch_up(&mut self, folded: &mut Folded) -> impl Future<Output = Result<Head, JournalError>> + Send;
+
+    /// Every batch from the first on; an error where they were compacted.
     fn load(
         &mut self,
         each: &mut (dyn FnMut(Batch) + Send),
     ) -> impl Future<Output = Result<Head, JournalError>> + Send {
-        async move { self.load_after(Head::default(), &mut |batch, _| each(batch)).await }
+        async move {
+            let store = self.store();
+            let Some(end) = store.records().await?.head else { return Ok(Head::default()) };
+            let mut each = |_: &[u8], batch: Batch, _: Head| {
+                each(batch);
+                Ok(())
+            };
+            let head = store.batches(Head::default(), end.sequence, &mut each).await.map_err(|error| match error {
+                JournalError::Missing(batch) => corrupt(batch, "it is missing"),
+                other => other,
+            })?;
+            if head == end { Ok(head) } else { Err(corrupt(head.sequence, "the last batch is not the head's")) }
+        }
     }
 
     /// Makes a batch durable and returns the new head. Repeating the newest batch is answered with the head: after

@@ -2,6 +2,7 @@
 
 use nightshift_types::{AccountId, AttemptId, Budget, PicoPoints, Timestamp, Usage};
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 /// Entries kept in memory for statements; older ones are in the journal.
 pub const MAX_RECENT: usize = 10_000;
@@ -110,7 +111,7 @@ pub struct Ledger {
     /// By queue: ids and amounts of its newest grants, oldest first.
     pub(crate) newest_grants: BTreeMap<String, VecDeque<(String, PicoPoints)>>,
     /// The newest entries, oldest first.
-    pub(crate) recent: VecDeque<Posted>,
+    pub(crate) recent: VecDeque<Arc<Posted>>,
 }
 
 impl Ledger {
@@ -155,7 +156,7 @@ impl Ledger {
 
     /// The newest [`MAX_RECENT`] entries, oldest first.
     pub fn recent(&self) -> impl DoubleEndedIterator<Item = &Posted> + ExactSizeIterator {
-        self.recent.iter()
+        self.recent.iter().map(|posted| &**posted)
     }
 
     pub(crate) fn note_grant(&mut self, queue: &str, entry: &LedgerEntry) -> Option<()> {
@@ -185,6 +186,6 @@ impl Ledger {
         if self.recent.len() == MAX_RECENT {
             self.recent.pop_front();
         }
-        self.recent.push_back(Posted { at, entry: entry.clone(), job });
+        self.recent.push_back(Arc::new(Posted { at, entry: entry.clone(), job }));
     }
 }

@@ -22,14 +22,15 @@ pub const MAX_AVOID: usize = 3;
 pub struct State {
     pub(crate) journal: String,
     pub(crate) cell: Option<CellId>,
+    pub(crate) format: u32,
     pub(crate) epoch: Option<Epoch>,
     pub(crate) leader_since: Timestamp,
     pub(crate) time: Timestamp,
     pub(crate) nodes: BTreeMap<NodeId, Node>,
     pub(crate) tokens: BTreeMap<TokenId, Token>,
     pub(crate) models: BTreeMap<Digest, Milliseconds>,
-    /// By admission number.
-    pub(crate) jobs: BTreeMap<u64, Job>,
+    /// By admission number. Shared with a snapshot while it is written: a job that changes meanwhile is copied.
+    pub(crate) jobs: BTreeMap<u64, Arc<Job>>,
     pub(crate) numbers: BTreeMap<JobId, u64>,
     /// Admission numbers of jobs without a result.
     pub(crate) unfinished: BTreeSet<u64>,
@@ -272,6 +273,10 @@ impl State {
     pub fn cell(&self) -> Option<&CellId> {
         self.cell.as_ref()
     }
+    /// The highest format that events may have: every scheduler that may lead reads it. 0 before the first event.
+    pub fn format(&self) -> u32 {
+        self.format
+    }
     /// The newest leader's epoch.
     pub fn epoch(&self) -> Option<&Epoch> {
         self.epoch.as_ref()
@@ -306,11 +311,11 @@ impl State {
     }
     /// Every job in memory, in order of admission.
     pub fn jobs(&self) -> impl Iterator<Item = &Job> {
-        self.jobs.values()
+        self.jobs.values().map(|job| &**job)
     }
     /// Every job without a result, in order of admission.
     pub fn unfinished(&self) -> impl Iterator<Item = &Job> {
-        self.unfinished.iter().filter_map(|number| self.jobs.get(number))
+        self.unfinished.iter().filter_map(|number| self.jobs.get(number)).map(|job| &**job)
     }
     /// Number of jobs without a result.
     pub fn unfinished_count(&self) -> usize {
@@ -318,7 +323,7 @@ impl State {
     }
     /// One job.
     pub fn job(&self, job: &JobId) -> Option<&Job> {
-        self.jobs.get(self.numbers.get(job)?)
+        self.jobs.get(self.numbers.get(job)?).map(|job| &**job)
     }
     /// One task.
     pub fn task(&self, task: &TaskId) -> Option<&Task> {

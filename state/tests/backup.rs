@@ -41,7 +41,7 @@ async fn a_backup_restores_into_another_store_under_a_new_id() {
     let source = Source::Embedded(path.clone());
     let backup = folder.path().join("b.nsj");
     let head = source.backup(&backup).await.unwrap();
-    assert_eq!(source.verify().await.unwrap().0.head(), head, "reading changed nothing");
+    assert_eq!(source.verify().await.unwrap().folded.head(), head, "reading changed nothing");
     let again = source.backup(&backup).await.unwrap_err();
     assert!(again.to_string().contains("is there already"), "{again}");
 

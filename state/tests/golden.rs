@@ -15,7 +15,8 @@ fn balance(state: &State, account: &str) -> i128 {
 
 #[tokio::test]
 async fn a_journal_of_format_1_folds_to_what_it_said() {
-    let (folded, events) = source(1).verify().await.unwrap();
+    let verified = source(1).verify().await.unwrap();
+    let (folded, events) = (&verified.folded, verified.events);
     let state = folded.state();
     assert_eq!((folded.head().sequence, events), (20, 30));
     assert_eq!((balance(state, "mint"), balance(state, "owner/ann"), balance(state, "owner/owner-n1")), (-25, 9, 16));
@@ -33,7 +34,8 @@ async fn a_journal_of_format_1_folds_to_what_it_said() {
 
 #[tokio::test]
 async fn a_journal_of_format_2_folds_to_what_it_said() {
-    let (folded, events) = source(2).verify().await.unwrap();
+    let verified = source(2).verify().await.unwrap();
+    let (folded, events) = (&verified.folded, verified.events);
     let state = folded.state();
     assert_eq!((folded.head().sequence, events), (16, 22));
     let accounts = ["mint", "tenant/research", "owner/owner-n1", "owner/owner-n2"];
@@ -58,7 +60,7 @@ async fn a_journal_of_format_2_folds_to_what_it_said() {
 async fn their_batches_are_written_again_byte_for_byte() {
     for (format, wanted) in [(1, 20), (2, 16)] {
         let (mut batches, mut highest) = (0, 0);
-        let mut same = |bytes: &[u8], batch: &nightshift_state::Batch, head: nightshift_state::Head| {
+        let mut same = |bytes: &[u8], batch: nightshift_state::Batch, head: nightshift_state::Head| {
             let again = batch.encode();
             assert_eq!((again.bytes(), again.head()), (bytes, head));
             (batches, highest) = (batches + 1, highest.max(u32::from(bytes[1])));

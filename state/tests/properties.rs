@@ -319,6 +319,10 @@ proptest! {
         let replayed = bench.replay();
         prop_assert_eq!(&replayed, bench.state());
         prop_assert_eq!(replayed.digest(), bench.state().digest());
+        let mut chunks: Vec<Vec<u8>> = Vec::new();
+        let keep = |_, bytes| -> Result<(), JournalError> { chunks.push(bytes); Ok(()) };
+        let manifest = bench.core.freeze().expect("all is committed").chunks(keep).unwrap();
+        prop_assert_eq!(&snapshot::thaw(&manifest, chunks).unwrap(), bench.state());
         let settled = settlements(&bench);
         prop_assert!(settled.values().all(|count| *count == 1), "settled twice: {:?}", settled);
         prop_assert!(acknowledged.iter().all(|attempt| settled.contains_key(attempt)), "published, not settled");

@@ -126,6 +126,16 @@ impl Usage {
         decayed(self.amount, step(now).since(step(self.as_of)))
     }
 
+    /// What it is made of: an amount, and as of when.
+    pub fn parts(self) -> (u64, Timestamp) {
+        (self.amount, self.as_of)
+    }
+
+    /// The same again.
+    pub fn from_parts(amount: u64, as_of: Timestamp) -> Self {
+        Self { amount, as_of }
+    }
+
     /// A task was placed: its reference time, at least a millisecond.
     pub fn add(&mut self, reference: Milliseconds, now: Timestamp) {
         self.amount = self.at(now).saturating_add(reference.0.max(1));

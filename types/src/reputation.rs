@@ -91,6 +91,11 @@ impl Evidence {
         (self.good, self.bad)
     }
 
+    /// The same again, from [`Evidence::millionths`].
+    pub fn from_millionths(good: u64, bad: u64) -> Self {
+        Self { good, bad }
+    }
+
     /// Whether outcomes alone could have made it: all together never count more than [`MEMORY`].
     pub fn is_possible(&self) -> bool {
         self.good.saturating_add(self.bad) <= MEMORY * ONE

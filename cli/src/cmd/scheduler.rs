@@ -99,6 +99,12 @@ pub struct Args {
     /// Let file: URIs of a namespace's manifests read a folder of this machine; may be repeated
     #[arg(long, value_name = "NAMESPACE=DIR", value_parser = parse::allowed_folder)]
     allow_files: Vec<(String, PathBuf)>,
+    #[command(flatten)]
+    keeping: crate::up::KeepingArgs,
+    /// Every scheduler of this cluster is of this version: the journal may be written in its format. Versions before it can
+    /// no longer lead; without it a journal of an older format is not made smaller
+    #[arg(long, env = "NIGHTSHIFT_RAISE_FORMAT")]
+    raise_format: bool,
     /// How the log on stderr is written; RUST_LOG says how much
     #[arg(long, value_enum, env = "NIGHTSHIFT_LOG_FORMAT", default_value_t)]
     log_format: LogFormat,
@@ -179,6 +185,9 @@ fn config(args: Args, pod: Option<PodRef>) -> anyhow::Result<SchedulerConfig> {
             ..FetchPolicy::default()
         },
         timing: Timing { heartbeat: args.heartbeat, lease: args.agent_lease },
+        archive: args.keeping.archive,
+        snapshot_after: args.keeping.snapshot_after,
+        raise_format: args.raise_format,
         seeds: args.seed,
     })
 }

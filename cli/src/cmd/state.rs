@@ -6,7 +6,7 @@ use crate::output;
 use crate::paths::{DataDir, shell_quoted};
 use anyhow::Context;
 use clap::{Subcommand, ValueEnum};
-use nightshift_state::{EmbeddedJournal, EtcdJournal, Folded, Journal, JournalError, Source, State as Fold};
+use nightshift_state::{EmbeddedJournal, EtcdJournal, Journal, JournalError, Source, State as Fold, Verified};
 use nightshift_types::AccountId;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -137,6 +137,10 @@ struct Verdict {
     journal: String,
     cell: String,
     batches: u64,
+    /// The batch that the snapshot stands at.
+    snapshot: Option<u64>,
+    /// Batches that were read: those after the snapshot, where those before are deleted.
+    read: u64,
     events: u64,
     hash: String,
     jobs: usize,
@@ -147,13 +151,15 @@ struct Verdict {
 }
 
 impl Verdict {
-    fn of(folded: &Folded, events: u64) -> Self {
-        let (state, head) = (folded.state(), folded.head());
+    fn of(verified: &Verified) -> Self {
+        let (state, head) = (verified.folded.state(), verified.folded.head());
         Self {
             journal: state.journal().to_string(),
             cell: state.cell().map(ToString::to_string).unwrap_or_default(),
             batches: head.sequence,
-            events,
+            snapshot: verified.snapshot,
+            read: verified.batches,
+            events: verified.events,
             hash: nightshift_types::Digest(head.hash).hex(),
             jobs: state.jobs().count(),
             unfinished_jobs: state.unfinished().count(),
@@ -194,8 +200,7 @@ struct Line<'a> {
 pub async fn run(command: State) -> anyhow::Result<()> {
     match command {
         State::Verify { place, output } => {
-            let (folded, events) = place.source()?.verify().await?;
-            let verdict = Verdict::of(&folded, events);
+            let verdict = Verdict::of(&place.source()?.verify().await?);
             match output {
                 Format::Json => output::json(&verdict),
                 Format::Text => output::write(verdict.text().as_bytes()),
@@ -227,7 +232,7 @@ struct QueueLine<'a> {
 
 async fn dump(source: &Source) -> anyhow::Result<()> {
     let mut state = Fold::default();
-    let mut print = |_: &[u8], batch: &nightshift_state::Batch, _: nightshift_state::Head| {
+    let mut print = |_: &[u8], batch: nightshift_state::Batch, _: nightshift_state::Head| {
         for of in &batch.events {
             let event = format!("{of:?}");
             let kind = event.split([' ', '{', '(']).next().unwrap_or_default();

@@ -23,7 +23,7 @@ use anyhow::Context;
 use kube::api::Api;
 use nightshift_crds::ComputeNode;
 use nightshift_scheduler::leader::Leader;
-use nightshift_types::NodeId;
+use nightshift_types::{Bytes, NodeId};
 use plane::Plane;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -48,6 +48,18 @@ Ctrl-C stops it in order; the data dir keeps jobs, models and points for the nex
 const LOOK: Duration = Duration::from_millis(100);
 /// After this long without a ready node a line says that we still wait.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How the journal is kept small.
+#[derive(clap::Args, Debug)]
+pub struct KeepingArgs {
+    /// Where the ledger's history goes when the journal is made smaller: a folder, or a URL such as s3://BUCKET/FOLDER;
+    /// credentials as its own tools read them, AWS_…, GOOGLE_…, AZURE_… [default: archive/ in the data dir]
+    #[arg(long, value_name = "FOLDER|URL", env = "NIGHTSHIFT_ARCHIVE")]
+    pub archive: Option<String>,
+    /// A snapshot is taken, and the journal made smaller, when it has grown by so much
+    #[arg(long, value_name = "SIZE", env = "NIGHTSHIFT_SNAPSHOT_AFTER", default_value = "64Mi", value_parser = parse::size)]
+    pub snapshot_after: Bytes,
+}
 
 /// Flags.
 #[derive(clap::Args, Debug)]
@@ -86,6 +98,8 @@ pub struct Args {
     /// Let file: URIs of a namespace's manifests read a folder of this machine; may be repeated
     #[arg(long, value_name = "NAMESPACE=DIR", value_parser = parse::allowed_folder)]
     allow_files: Vec<(String, PathBuf)>,
+    #[command(flatten)]
+    keeping: KeepingArgs,
     /// Say more, in the log and here
     #[arg(short, long)]
     verbose: bool,
@@ -138,6 +152,8 @@ fn settings(args: &Args, prover: Option<PathBuf>) -> plane::Settings {
         agents_listen: args.agents_listen,
         http_listen: args.http_listen,
         prover,
+        archive: args.keeping.archive.clone(),
+        snapshot_after: args.keeping.snapshot_after,
         seeds: args.seed.clone(),
         allow_private: args.allow_private_uris,
         files: args.allow_files.iter().cloned().collect(),

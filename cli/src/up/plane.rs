@@ -9,6 +9,7 @@ use nightshift_scheduler::leader::{Leader, Timing};
 use nightshift_scheduler::run::{self, SchedulerConfig};
 use nightshift_scheduler::uri::FetchPolicy;
 use nightshift_state::EmbeddedJournal;
+use nightshift_types::Bytes;
 use nightshift_types::CellId;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -32,6 +33,10 @@ pub struct Settings {
     pub http_listen: SocketAddr,
     /// The agent's program, which proves models.
     pub prover: Option<PathBuf>,
+    /// `--archive`
+    pub archive: Option<String>,
+    /// `--snapshot-after`
+    pub snapshot_after: Bytes,
     /// `--seed`
     pub seeds: Vec<PathBuf>,
     /// `--allow-private-uris`
@@ -124,6 +129,10 @@ impl Plane {
                 ..FetchPolicy::default()
             },
             timing: Timing::default(),
+            archive: settings.archive,
+            snapshot_after: settings.snapshot_after,
+            // Nobody else may lead: the file is ours.
+            raise_format: true,
             seeds: settings.seeds,
         };
         let scheduler = run::start(config, client.clone(), journal).await.context("the scheduler")?;

@@ -75,6 +75,18 @@ impl Default for Pace {
 impl<J: Journal> Lead<J> {
     /// Leads until `shutdown`, or until the fence is lost, which ends the process: what was decided since is void.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), JournalError> {
+        let led = self.lead(shutdown).await;
+        self.keep.stop().await;
+        led?;
+        self.shared.metrics.leader.set(0);
+        // A standby need not wait for the lease; where that fails it does.
+        if let Err(error) = self.journal.resign().await {
+            tracing::warn!(%error, "the lead was not given away: it ends with its lease");
+        }
+        Ok(())
+    }
+
+    async fn lead(&mut self, shutdown: CancellationToken) -> Result<(), JournalError> {
         let mut timer = tokio::time::interval(TICK);
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.shared.metrics.leader.set(1);
@@ -96,11 +108,6 @@ impl<J: Journal> Lead<J> {
             }
             self.pace.news |= !gathered.is_empty();
             self.turn(gathered, &shutdown).await?;
-        }
-        self.shared.metrics.leader.set(0);
-        // A standby need not wait for the lease; where that fails it does.
-        if let Err(error) = self.journal.resign().await {
-            tracing::warn!(%error, "the lead was not given away: it ends with its lease");
         }
         Ok(())
     }
@@ -139,10 +146,12 @@ impl<J: Journal> Lead<J> {
                 .extend(place(&mut self.cycle, &mut core, &shared, now).into_iter().map(|submitted| (None, submitted)));
             self.pace.not_before = Instant::now() + self.pace.planned.elapsed() * PACE;
         }
+        self.keep.before(&mut core, now).await;
         let mut committed = false;
         while let Some(batch) = core.take_batch() {
             committed |= append(&mut self.journal, &batch, &shared.metrics, shutdown).await.map(|_| true)?;
         }
+        self.keep.after(&core);
         if !asked.is_empty() {
             // An append would say so too; this costs one read, seldom.
             persevere(&mut self.journal, Write::Nothing, &shared.metrics, shutdown).await?;

@@ -60,6 +60,9 @@ impl Plane {
             prover: None,
             fetch: FetchPolicy::default(),
             timing: Timing { heartbeat: Duration::from_secs(1), lease },
+            archive: None,
+            snapshot_after: run::SNAPSHOT_AFTER,
+            raise_format: true,
             seeds: vec![model],
         };
         let journal = EmbeddedJournal::open(folder.join("journal.redb")).await.unwrap();

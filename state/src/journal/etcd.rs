@@ -7,27 +7,30 @@
 //! | `PREFIX/leader` | who leads, on a lease; its create-revision is the epoch |
 //! | `PREFIX/head` | a Head message |
 //! | `PREFIX/batch/0000000000000001` | batches by sequence, hexadecimal |
+//! | `PREFIX/snapshot/0000000000000001/00000000` | chunks of the snapshot at that batch |
+//! | `PREFIX/manifest` | names the newest snapshot; sealed |
+//! | `PREFIX/archive` | how far the ledger's history is archived; sealed |
 
 mod lead;
 mod options;
 mod standby;
+mod store;
 
 pub use options::EtcdOptions;
 pub use standby::stand_by;
+pub use store::EtcdStore;
 
-use super::{Journal, JournalError, continues, mint_id};
-use crate::batch::{Batch, EncodedBatch, Head};
+use super::{Journal, JournalError, continues, corrupt, mint_id};
+use crate::batch::{EncodedBatch, Head};
 use crate::convert::pb;
-use etcd_client::{Client, Compare, CompareOp, GetOptions, KeyValue, KvClient, Txn, TxnOp, TxnOpResponse};
+use crate::core::Folded;
+use etcd_client::{Client, Compare, CompareOp, KeyValue, KvClient, Txn, TxnOp, TxnOpResponse};
 use lead::Lead;
 use nightshift_types::Epoch;
 use options::{Keys, request};
 use prost::Message;
 use std::time::Duration;
 
-/// Batches in one page of `load`; with [`crate::MAX_BATCH`] it bounds an answer to 32 MiB.
-const PAGE: i64 = 32;
-const MAX_ANSWER: usize = 40 << 20;
 /// Longest wait, after the lead was given away, for another's first batch; and between two looks.
 const SUCCESSOR: Duration = Duration::from_millis(500);
 const SUCCESSOR_POLL: Duration = Duration::from_millis(5);
@@ -51,7 +54,7 @@ impl EtcdJournal {
     pub async fn campaign(options: &EtcdOptions) -> Result<Self, JournalError> {
         let keys = Keys::new(&options.prefix)?;
         let mut client = options.connect().await?;
-        let kv = client.kv_client().max_decoding_message_size(MAX_ANSWER);
+        let kv = client.kv_client().max_decoding_message_size(store::MAX_ANSWER);
         let lead = Lead::campaign(&mut client, &keys, options).await?;
         let epoch = Epoch { journal: String::new(), revision: lead.revision() as u64 };
         let timeout = options.request_timeout;
@@ -137,18 +140,16 @@ impl EtcdJournal {
 }
 
 impl Journal for EtcdJournal {
-    async fn load_after(
-        &mut self,
-        after: Head,
-        each: &mut (dyn FnMut(Batch, Head) + Send),
-    ) -> Result<Head, JournalError> {
+    type Store = EtcdStore;
+
+    fn store(&self) -> EtcdStore {
+        let (client, kv, keys) = (self.client.clone(), self.kv.clone(), self.keys.clone());
+        EtcdStore { client, kv, keys, timeout: self.timeout, revision: Some(self.lead.revision()) }
+    }
+
+    async fn catch_up(&mut self, folded: &mut Folded) -> Result<Head, JournalError> {
         self.head = self.stored_head().await?;
-        let last = self.head.sequence;
-        let mut each = |_: &[u8], batch: Batch, head: Head| {
-            each(batch, head);
-            Ok(())
-        };
-        let head = read_batches(&mut self.kv, &self.keys, self.timeout, after, last, &mut each).await?;
+        let head = super::catch_up(&self.store(), folded).await?;
         if head != self.head {
             return Err(corrupt(head.sequence, "the last batch is not the head's"));
         }
@@ -208,59 +209,6 @@ impl Journal for EtcdJournal {
     }
 }
 
-/// What is called with a batch's bytes, the batch, and the head it makes.
-type EachBatch<'a> = dyn FnMut(&[u8], Batch, Head) -> Result<(), JournalError> + Send + 'a;
-
-/// Reads a journal that another process may lead.
-pub(crate) async fn read(options: &EtcdOptions, each: &mut crate::backup::Each<'_>) -> Result<Head, JournalError> {
-    let keys = Keys::new(&options.prefix)?;
-    let mut kv = options.connect().await?.kv_client().max_decoding_message_size(MAX_ANSWER);
-    let answer = request(options.request_timeout, kv.get(keys.head.as_str(), None)).await?;
-    let Some(stored) = answer.kvs().first() else {
-        let text = format!("there is no journal under etcd prefix {}", options.prefix);
-        return Err(JournalError::Config(text));
-    };
-    let end = decode_head(stored.value())?;
-    let mut each = |bytes: &[u8], batch: Batch, head: Head| each(bytes, &batch, head);
-    let head = read_batches(&mut kv, &keys, options.request_timeout, Head::default(), end.sequence, &mut each).await?;
-    if head != end {
-        return Err(corrupt(head.sequence, "the last batch is not the head's"));
-    }
-    Ok(head)
-}
-
-/// Batches after `after` up to number `last`, in pages.
-async fn read_batches(
-    kv: &mut KvClient,
-    keys: &Keys,
-    timeout: Duration,
-    after: Head,
-    last: u64,
-    each: &mut EachBatch<'_>,
-) -> Result<Head, JournalError> {
-    let mut head = after;
-    let end = keys.batch(last + 1);
-    while head.sequence < last {
-        let options = GetOptions::new().with_range(end.as_str()).with_limit(PAGE);
-        let page = kv.get(keys.batch(head.sequence + 1), Some(options));
-        let mut page = request(timeout.max(Duration::from_secs(30)), page).await?;
-        let rows = page.take_kvs();
-        if rows.is_empty() {
-            return Err(corrupt(head.sequence + 1, "the batch is missing"));
-        }
-        for row in rows {
-            let (next, batch) =
-                head.follow(row.value()).map_err(|error| JournalError::decode(head.sequence + 1, error))?;
-            if row.key() != keys.batch(next.sequence).as_bytes() {
-                return Err(corrupt(next.sequence, "the batch stands in another's place"));
-            }
-            head = next;
-            each(row.value(), batch, head)?;
-        }
-    }
-    Ok(head)
-}
-
 fn first_value(op: TxnOpResponse) -> Option<KeyValue> {
     match op {
         TxnOpResponse::Get(mut get) => get.take_kvs().into_iter().next(),
@@ -278,8 +226,4 @@ fn decode_head(bytes: &[u8]) -> Result<Head, JournalError> {
     let head = pb::Head::decode(bytes).map_err(|error| bad(error.to_string()))?;
     let hash = head.hash.as_slice().try_into().map_err(|_| bad("its hash is not 32 bytes".into()))?;
     Ok(Head { sequence: head.sequence, hash })
-}
-
-fn corrupt(sequence: u64, what: impl Into<String>) -> JournalError {
-    JournalError::Corrupt { sequence, what: what.into() }
 }

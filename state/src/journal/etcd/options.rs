@@ -94,11 +94,15 @@ impl EtcdOptions {
 }
 
 /// The keys under our prefix.
+#[derive(Debug, Clone)]
 pub(super) struct Keys {
     pub journal: String,
     pub leader: String,
     pub head: String,
+    pub manifest: String,
+    pub archive: String,
     batches: String,
+    chunks: String,
 }
 
 impl Keys {
@@ -110,12 +114,31 @@ impl Keys {
             )));
         }
         let key = |name: &str| format!("{prefix}/{name}");
-        Ok(Self { journal: key("journal"), leader: key("leader"), head: key("head"), batches: key("batch/") })
+        Ok(Self {
+            journal: key("journal"),
+            leader: key("leader"),
+            head: key("head"),
+            manifest: key("manifest"),
+            archive: key("archive"),
+            batches: key("batch/"),
+            chunks: key("snapshot/"),
+        })
     }
 
     /// Sorted as their sequences.
     pub fn batch(&self, sequence: u64) -> String {
         format!("{}{sequence:016x}", self.batches)
+    }
+
+    /// Which batch a key is of.
+    pub fn batch_of(&self, key: &[u8]) -> Option<u64> {
+        let digits = std::str::from_utf8(key).ok()?.strip_prefix(self.batches.as_str())?;
+        u64::from_str_radix(digits, 16).ok()
+    }
+
+    /// Sorted as their snapshots, then as they are read.
+    pub fn chunk(&self, sequence: u64, index: u32) -> String {
+        format!("{}{sequence:016x}/{index:08x}", self.chunks)
     }
 }
 

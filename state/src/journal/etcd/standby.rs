@@ -2,11 +2,10 @@
 //! its head. Invariant: a standby only reads; what it folded is what a leader would recover.
 
 use super::options::{EtcdOptions, Keys, request};
-use super::{EtcdJournal, MAX_ANSWER, decode_head, read_batches};
-use crate::batch::{Batch, Head};
+use super::{EtcdJournal, EtcdStore};
 use crate::core::Folded;
-use crate::journal::JournalError;
-use etcd_client::{KvClient, WatchClient, WatchOptions};
+use crate::journal::{JournalError, catch_up};
+use etcd_client::{WatchClient, WatchOptions};
 use std::time::{Duration, Instant};
 
 /// Between two tries while etcd does not answer.
@@ -56,32 +55,18 @@ async fn follow(
     progress: &mut (dyn FnMut(&Folded) + Send),
     failing: &mut Option<Instant>,
 ) -> Result<std::convert::Infallible, JournalError> {
-    let keys = Keys::new(&options.prefix)?;
-    let client = options.connect().await?;
-    let mut kv = client.kv_client().max_decoding_message_size(MAX_ANSWER);
-    let mut watch = client.watch_client();
+    let store = EtcdStore::reader(options).await?;
+    let mut watch = store.client.watch_client();
     loop {
-        let seen = catch_up(&mut kv, &keys, options.request_timeout, folded).await?;
+        let seen = store.revision_now().await?;
+        catch_up(&store, folded).await?;
+        if let Some(sequence) = folded.diverged() {
+            return Err(JournalError::Diverged(sequence));
+        }
         *failing = None;
         progress(folded);
-        news(&mut watch, &keys, options.request_timeout, seen).await?;
+        news(&mut watch, &store.keys, options.request_timeout, seen).await?;
     }
-}
-
-/// Folds up to the head of now; returns the store's revision at which that was the head.
-async fn catch_up(kv: &mut KvClient, keys: &Keys, timeout: Duration, folded: &mut Folded) -> Result<i64, JournalError> {
-    let answer = request(timeout, kv.get(keys.head.as_str(), None)).await?;
-    let seen = answer.header().map_or(0, |header| header.revision());
-    if let Some(stored) = answer.kvs().first() {
-        let last = decode_head(stored.value())?.sequence;
-        let after = folded.head();
-        let mut fold = |_: &[u8], batch: Batch, head: Head| {
-            folded.apply(&batch, head);
-            Ok(())
-        };
-        read_batches(kv, keys, timeout, after, last, &mut fold).await?;
-    }
-    Ok(seen)
 }
 
 /// Until the head has changed since `seen`, or long enough.
