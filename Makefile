@@ -4,11 +4,11 @@ SHELL := /bin/bash
 export PATH := $(PATH):$(HOME)/.cargo/bin
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help up digits test crowd chaos conformance bench fmt lint deps
+.PHONY: help up digits test crowd chaos chaos-bugs conformance bench fmt lint deps
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 up: ## build a release and run a whole pool on this machine; ARGS="…" goes to `nightshift up`
 	@scripts/deps.sh compiler rust libtorch protoc kubectl models
@@ -29,12 +29,16 @@ crowd: deps ## 10,000 jobs of four tenants on 1,000 simulated agents: shares, st
 chaos: deps ## a pool that an adversary breaks, judged from its journal: SEEDS=20 SEED=1 (the first); a minute and a half each
 	@cargo build -p nightshift-agent --bin nightshift-agent
 	NIGHTSHIFT_CHAOS_SEEDS=$(or $(SEEDS),20) NIGHTSHIFT_CHAOS_SEED=$(or $(SEED),1) PATH="$(CURDIR)/.deps/bin:$(PATH)" \
-	  cargo test -p nightshift-cli --test chaos -- --ignored --nocapture many_seeds
+	  cargo test -p nightshift-cli --features hooks --test chaos -- --ignored --nocapture many_seeds
+
+chaos-bugs: deps ## bugs planted in the schedulers, each to be caught by the same judge within five seeds; ten minutes
+	NIGHTSHIFT_CHAOS_BUG=$(BUG) PATH="$(CURDIR)/.deps/bin:$(PATH)" \
+	  cargo test -p nightshift-cli --features hooks --test chaos -- --ignored --nocapture planted_bugs
 
 conformance: deps ## the end-to-end suite on a real Kubernetes API, both homes side by side; UPDATE=1 writes docs/conformance.md
 	@scripts/conformance.sh
 
-bench: deps ## every benchmark, or one: WHAT=placement|state|api|agent
+bench: deps ## every benchmark, or one: WHAT=placement|state|api|agent|failover
 	@exec bench/run $(WHAT)
 
 fmt: ## format the code

@@ -19,7 +19,7 @@ import sys
 import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-WHATS = ["placement", "state", "api", "agent"]
+WHATS = ["placement", "state", "api", "agent", "failover"]
 KEYS = ["name", "value", "unit", "peer", "peer_value", "ratio", "goal", "met"]
 GOAL = re.compile(r"(ratio|value) (>=|<=) ([0-9.]+)")
 OVERHEAD = re.compile(r"(?:test \S+ \.\.\. )?(.+): raw \d+/(\d+) µs, engine \d+/(\d+) µs, of it in the worker")
@@ -208,6 +208,7 @@ TITLES = {
     "state": "State: durable placements",
     "api": "Embedded API: creates",
     "agent": "Agent: inference through the engine",
+    "failover": "Failover: how long a pool is without a leader",
 }
 ABOUT = {
     "placement": """\
@@ -239,6 +240,11 @@ The same model, input and thread count through the engine and its worker process
 turns, outputs compared bit for bit. Each figure comes from the medians of one run of the agent's overhead test, run five
 times. One request at a time: forming batches is not in it, so the 98 % goal, which is told for the best batch, is held
 against the longest single input; there the noise of both sides is larger than what the engine adds, also below zero.""",
+    "failover": """\
+`cli/tests/cluster/takeover.rs`: one real etcd with TLS, two schedulers with a lease of 2 s, three real agents that work, a
+Kubernetes API. The leader is killed (kill -9), or asked to stop (SIGTERM), 20 times each, at any phase of its lease, in the middle of a batch; the clock
+stops when a placement by the next leader is read back from etcd. etcd notices an end of a lease within half a second, and a leader renews it three times in
+its life, so a kill costs some 1.9 s before anybody can know of it.""",
 }
 MISSING = """\
 ## What is not measured yet
@@ -307,7 +313,7 @@ def readme():
 Written by `make bench`; do not edit.
 
     make bench                 # everything, some minutes beside the build
-    make bench WHAT=state      # one: placement, state, api, agent
+    make bench WHAT=state      # one: placement, state, api, agent, failover
     bench/run --check          # the form of bench/results/
 
 Ours and the peer run in turns in one run on one machine; a value is the median of five turns, with the least and the most

@@ -22,6 +22,13 @@ placement_is_pure() {
   return 1
 }
 
+# What tests break is in no build that they did not ask for.
+hooks_are_off() {
+  local found
+  found=$(cargo tree -p nightshift-cli -p nightshift-agent -e normal,features | grep -E 'feature "hooks"')
+  [ -z "$found" ] || { printf 'on by default: %s\n' "$found"; return 1; }
+}
+
 scripts_parse() {
   local file code=0
   for file in scripts/*.sh .ci/run; do bash -n "$file" || code=1; done
@@ -49,7 +56,9 @@ check scripts scripts_parse
 check copies chart_copies
 check format cargo fmt --all --check
 check purity placement_is_pure
+check hooks hooks_are_off
 check clippy cargo clippy --workspace --all-targets -- -D warnings
+check clippy cargo clippy -p nightshift-cli --features hooks --test chaos -- -D warnings
 check generated cargo run --quiet -p nightshift-crds --bin crdgen -- --check
 if command -v promtool >/dev/null; then
   check alerts alerts_hold

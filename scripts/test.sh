@@ -9,6 +9,9 @@ set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export PATH="$PWD/.deps/bin:$PATH:$HOME/.cargo/bin"
 [ $# -gt 0 ] || set -- --workspace
+# What the chaos tests need: a `nightshift` that can be broken from within (docs/chaos.md).
+HOOKS=()
+[ "$*" = --workspace ] && HOOKS=(--features nightshift-cli/hooks)
 
 LOG=$(mktemp)
 trap 'rm -f "$LOG"' EXIT
@@ -39,7 +42,7 @@ cargo fmt --all --check || code=$?
 formatted=$code
 # Tests start the real binaries.
 printf '== cargo build --workspace --bins\n'
-cargo build --workspace --bins || {
+cargo build --workspace --bins "${HOOKS[@]}" || {
   code=$?
   counts "$code"
   exit "$code"
@@ -49,7 +52,7 @@ if [ "$*" = --workspace ]; then
   scripts/test-charts.sh || code=$?
 fi
 printf '== cargo test --no-fail-fast %s\n' "$*"
-cargo test --no-fail-fast "$@" 2>&1 | tee "$LOG"
+cargo test --no-fail-fast "${HOOKS[@]}" "$@" 2>&1 | tee "$LOG"
 tests=${PIPESTATUS[0]}
 [ "$formatted" -eq 0 ] || echo "not formatted: run make fmt"
 counts "$tests"

@@ -25,7 +25,7 @@ use nightshift_wire::pki::CertificateAuthority;
 use nightshift_wire::proto::{self, scheduler_message::Kind as Down};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use thiserror::Error;
 use tokio::sync::{Notify, RwLock, RwLockReadGuard, mpsc, oneshot};
 
@@ -70,6 +70,7 @@ struct Ask {
 struct Shared {
     core: RwLock<Core>,
     epoch: Epoch,
+    clock: Clock,
     cell: CellId,
     ca: CertificateAuthority,
     timing: Timing,
@@ -160,7 +161,8 @@ pub async fn start<J: Journal>(
     folded: Folded,
     parts: Parts,
 ) -> Result<(Leader, Lead<J>), JournalError> {
-    let core = Core::take_over(folded, &mut journal, cell.clone(), clock()).await?;
+    let core = Core::take_over(folded, &mut journal, cell.clone(), wall()).await?;
+    let clock = Clock::after(core.state().time());
     let epoch = journal.epoch().clone();
     let (sender, asks) = mpsc::channel(QUEUE);
     let Parts { ca, blobs, metrics, timing, keeping } = parts;
@@ -168,6 +170,7 @@ pub async fn start<J: Journal>(
     let shared = Arc::new(Shared {
         core: RwLock::new(core),
         epoch,
+        clock,
         cell,
         ca,
         timing,
@@ -192,9 +195,28 @@ pub async fn start<J: Journal>(
     ))
 }
 
-fn clock() -> Timestamp {
+/// The machine's clock.
+fn wall() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(since.as_millis() as u64)
+    Timestamp((since.as_millis() as u64).saturating_add_signed(nightshift_state::hooks::skew()))
+}
+
+/// The leader's clock: the machine's, but where that is behind the journal's time, or set back, it goes on from there.
+/// Else nothing would run out until it had caught up.
+#[derive(Debug)]
+struct Clock {
+    began: Instant,
+    at: Timestamp,
+}
+
+impl Clock {
+    fn after(journal: Timestamp) -> Self {
+        Self { began: Instant::now(), at: wall().max(journal) }
+    }
+
+    fn now(&self) -> Timestamp {
+        wall().max(self.at.after(Milliseconds(self.began.elapsed().as_millis() as u64)))
+    }
 }
 
 impl Leader {
@@ -220,7 +242,7 @@ impl Leader {
 
     /// The leader's clock.
     pub fn now(&self) -> Timestamp {
-        clock()
+        self.shared.clock.now()
     }
     /// Silence after which a node's attempts are placed elsewhere.
     pub fn lease(&self) -> Milliseconds {
@@ -359,7 +381,7 @@ impl Shared {
         let Some(running) = state.current(attempt) else { return };
         let Some(frame) = assignment(state, running, &self.epoch) else { return };
         if self.nodes.send(&running.node, Down::Assignment(frame)) {
-            self.nodes.estimates().dispatched(attempt, &running.node, clock());
+            self.nodes.estimates().dispatched(attempt, &running.node, self.clock.now());
         } else {
             // The session is gone or slow: the attempt is sent with its next hello, or lost with its lease.
             tracing::info!(%attempt, node = %running.node, "assignment not sent yet");
@@ -444,5 +466,21 @@ pub fn result_label(result: &JobResult) -> &'static str {
         JobResult::Complete => "Complete",
         JobResult::Failed { .. } => "Failed",
         JobResult::Cancelled { .. } => "Cancelled",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_goes_on_where_the_journal_is_ahead_of_the_machine() {
+        let journal = wall().after(Milliseconds(300_000));
+        let clock = Clock::after(journal);
+        let first = clock.now();
+        assert!(first >= journal);
+        std::thread::sleep(Duration::from_millis(5));
+        assert!(clock.now().since(first) >= Milliseconds(5), "leases run out before the machine has caught up");
+        assert!(Clock::after(Timestamp(0)).now() >= wall().max(Timestamp(1)), "else it is the machine's");
     }
 }

@@ -2,6 +2,7 @@
 //! event that does not fit (no correct writer writes one) changes nothing but the count of misfits.
 
 use crate::event::{Event, JobResult, JobTerms, JobUpdate, OutputRef, Timings};
+use crate::hooks::planted;
 use crate::ledger::{EntryKind, LedgerEntry};
 use crate::state::{Failure, Job, MAX_AVOID, MAX_FORGOTTEN, Node, Running, State, Success, Task, TaskState, Token};
 use nightshift_types::{AttemptId, Evidence, FailureReason, Fault, JobId, JobSpec, NodeId, PicoPoints, Timestamp};
@@ -177,7 +178,9 @@ impl State {
         let TaskState::Running(running) = std::mem::take(&mut task.state) else { return None };
         job.running -= 1;
         job.reserved -= running.quote;
-        self.ledger.book(&job.spec.queue).ended(&running, job.spec.reference, cut);
+        if cut.is_none() || !planted("reservation-kept") {
+            self.ledger.book(&job.spec.queue).ended(&running, job.spec.reference, cut);
+        }
         let keys = self.running.get_mut(&running.node)?;
         keys.remove(&(number, attempt.task.index));
         if keys.is_empty() {

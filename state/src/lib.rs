@@ -23,6 +23,7 @@ pub mod decide;
 mod digest;
 pub mod event;
 mod fold;
+pub mod hooks;
 mod invariants;
 pub mod journal;
 pub mod ledger;

@@ -37,6 +37,8 @@ struct Disk {
     epoch: (String, u64),
     outbox: BTreeMap<String, Result<(), FailureReason>>,
     acknowledged: BTreeSet<String>,
+    /// It sends a frame that is none.
+    babbles: bool,
 }
 
 /// One machine.
@@ -108,6 +110,11 @@ impl Machine {
             });
             self.process = Some(task.abort_handle());
         }
+    }
+
+    /// A malformed frame with the next report: it costs the session, and nothing else.
+    pub fn babble(&mut self) {
+        self.disk.lock().unwrap().babbles = true;
     }
 
     /// Results that nobody has acknowledged.
@@ -219,7 +226,14 @@ impl Process {
 
     /// Reports all that is not acknowledged.
     async fn report(&self, session: &SimulatedSession) {
-        let outbox = self.disk.lock().unwrap().outbox.clone();
+        let (outbox, babbles) = {
+            let mut disk = self.disk.lock().unwrap();
+            (disk.outbox.clone(), std::mem::take(&mut disk.babbles))
+        };
+        if babbles {
+            let outcome = proto::Outcome { attempt: "no/attempt".into(), ..Default::default() };
+            session.send(Up::Outcome(outcome)).await;
+        }
         for (attempt, result) in outbox {
             let output = Output { content_type: "application/json".into(), place: OutputPlace::Inline(b"{}".to_vec()) };
             let result = result.map(|()| output).map_err(|reason| (reason, "drawn by lot".to_string()));

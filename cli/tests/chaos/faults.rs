@@ -68,7 +68,36 @@ pub enum Fault {
     KillAgent(usize),
     /// Line 3: an agent works on, unheard, and is back later.
     CutAgent(usize, Cut),
+    /// Line 1, at every step of the journal: the next leader ends when it passes a place for the n-th time.
+    Failpoint(Place, u64),
+    /// What a leader had on its way to etcd arrives when another has the lead and has not begun.
+    Usurp,
+    /// The standby's clock is off by so many seconds from now on.
+    Skew(i64),
+    /// Everything of etcd's quota is used, until somebody makes room.
+    FillDisk,
+    /// Line 2, with a process and a disk.
+    KillRealAgent,
+    /// Line 5: the process that computes gets a SIGSEGV.
+    CrashWorker,
+    /// Line 7: bytes, frames, inputs and manifests that are none.
+    Malformed,
 }
+
+/// Where a leader passes; `scheduler` and `state` have them as `pass!`.
+pub type Place = &'static str;
+
+/// All of them; the number: where it is hit early enough, and often enough, to be worth waiting for.
+pub const PLACES: [(Place, u64); 8] = [
+    ("takeover.before", 1),
+    ("append.before", 30),
+    ("append.after", 30),
+    ("release.before", 30),
+    ("publish.before", 100),
+    ("grant.after", 1),
+    ("resign.before", 1),
+    ("resign.after", 1),
+];
 
 /// Faults that begin together, and end together after `hold`; then `calm`.
 #[derive(Debug, Clone)]
@@ -97,6 +126,12 @@ pub fn schedule(seed: u64, agents: usize, steps: usize) -> Vec<Step> {
         Fault::KillMember(lots.below(3) as usize),
         Fault::KillAgent(agent(&mut lots)),
         Fault::CutAgent(agent(&mut lots), cut(&mut lots)),
+        failpoint(&mut lots),
+        Fault::Usurp,
+        skew(&mut lots),
+        Fault::FillDisk,
+        Fault::CrashWorker,
+        Fault::Malformed,
     ];
     while faults.len() < steps {
         let more = any(&mut lots, agents);
@@ -111,7 +146,9 @@ pub fn schedule(seed: u64, agents: usize, steps: usize) -> Vec<Step> {
         if lots.below(3) == 0 {
             faults.push(any(&mut lots, agents));
         }
-        Step { faults, hold: lots.millis(300, 4_000), calm: lots.millis(100, 2_500) }
+        // Longer than a leader's lease, where another is to lead.
+        let least = if matches!(fault, Fault::Stop(_) | Fault::Usurp | Fault::CutEtcd(..)) { 3_300 } else { 300 };
+        Step { faults, hold: lots.millis(least, 4_000), calm: lots.millis(100, 2_000) }
     };
     faults.into_iter().map(step).collect()
 }
@@ -120,10 +157,19 @@ fn cut(lots: &mut Lots) -> Cut {
     [Cut::Silent, Cut::Deaf, Cut::Refused][lots.below(3) as usize]
 }
 
+fn failpoint(lots: &mut Lots) -> Fault {
+    let (place, most) = PLACES[lots.below(PLACES.len() as u64) as usize];
+    Fault::Failpoint(place, 1 + lots.below(most))
+}
+
+fn skew(lots: &mut Lots) -> Fault {
+    Fault::Skew(lots.below(600) as i64 - 300)
+}
+
 fn any(lots: &mut Lots, agents: usize) -> Fault {
     let who = if lots.below(3) == 0 { Who::Standby } else { Who::Leader };
     let (agent, member) = (lots.below(agents as u64) as usize, lots.below(3) as usize);
-    match lots.below(13) {
+    match lots.below(17) {
         0 | 1 => Fault::Kill(who),
         2 => Fault::Stop(who),
         3 => Fault::Term(who),
@@ -134,6 +180,9 @@ fn any(lots: &mut Lots, agents: usize) -> Fault {
         9 => Fault::CutMember(member),
         10 => Fault::KillAllMembers,
         11 => Fault::KillAgent(agent),
+        12 | 13 => failpoint(lots),
+        14 => skew(lots),
+        15 => Fault::KillRealAgent,
         _ => Fault::CutAgent(agent, cut(lots)),
     }
 }

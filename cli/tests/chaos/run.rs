@@ -26,12 +26,17 @@ pub struct Plan {
 impl Plan {
     /// What `make chaos` runs.
     pub fn whole(seed: u64) -> Self {
-        Self { seed, machines: 6, tasks: 510, steps: 12, real: true, planted: None }
+        Self { seed, machines: 6, tasks: 510, steps: 16, real: true, planted: None }
     }
 
     /// What `make test` runs.
     pub fn bounded(seed: u64) -> Self {
         Self { machines: 4, tasks: 150, steps: 4, ..Self::whole(seed) }
+    }
+
+    /// A smaller one for schedulers with a bug.
+    pub fn planted(seed: u64, bug: &'static str) -> Self {
+        Self { machines: 4, tasks: 300, steps: 14, real: false, planted: Some(bug), ..Self::whole(seed) }
     }
 
     fn schedule(&self) -> Vec<Step> {
@@ -92,25 +97,39 @@ pub async fn one(plan: Plan) -> Outcome {
     for (name, queue) in [("one", "default"), ("two", "default"), ("three", QUEUE), ("four", QUEUE)] {
         world.apply_batch(name, json!({ "parallelism": 28, "queueName": queue }), items.clone()).await;
     }
+    if plan.real {
+        // Line 7: an input that the model cannot read fails its own job; the machine lives.
+        let own = json!({ "nodeSelector": { "kubernetes.io/hostname": "real" } });
+        world.apply_batch("unreadable", own, vec!["{\"no\": \"picture\"}".into()]).await;
+        let own = json!({ "nodeSelector": { "kubernetes.io/hostname": "real" }, "parallelism": 2 });
+        world.apply_batch("real", own, items[..items.len().min(60)].to_vec()).await;
+    }
     let begun = Instant::now();
     while world.quote == 0 && begun.elapsed() < PATIENCE {
         world.pause(Duration::from_millis(50)).await;
     }
     // Enough for each task of the two batches once, and for nothing that is reserved for ever.
     let (steps, due) = (plan.schedule(), world.quote * i128::from(plan.tasks) * 2);
+    let mut shown = false;
     for (number, step) in steps.iter().enumerate() {
         let share = due / steps.len() as i128;
         let rest = if number + 1 == steps.len() { due - share * (steps.len() as i128 - 1) } else { share };
         world.grant(&format!("step-{number}"), rest).await;
         world.suffer(step).await;
+        // A planted bug need not be waited for once it has shown.
+        shown = plan.planted.is_some() && !world.evidence(false).await.judge().violations.is_empty();
+        if shown {
+            break;
+        }
     }
     let calm = Instant::now();
     let mut unfinished = world.unfinished().await;
-    while !unfinished.is_empty() && calm.elapsed() < PATIENCE {
+    let patience = if plan.planted.is_some() { PATIENCE / 4 } else { PATIENCE };
+    while !shown && !unfinished.is_empty() && calm.elapsed() < patience {
         world.pause(Duration::from_millis(200)).await;
         unfinished = world.unfinished().await;
     }
-    let evidence = world.evidence(true).await;
+    let evidence = world.evidence(!shown).await;
     let verdict = evidence.judge();
     let (mut logs, mut kept) = (String::new(), None);
     if !verdict.violations.is_empty() {

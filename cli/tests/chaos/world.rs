@@ -134,6 +134,41 @@ impl World {
         None
     }
 
+    /// Whether a health check says yes.
+    pub async fn answers(&self, url: &str) -> bool {
+        self.http.get(url).send().await.is_ok_and(|answer| answer.status().is_success())
+    }
+
+    /// An operator makes room in etcd, as often as it takes.
+    pub async fn make_room(&mut self) {
+        let started = Instant::now();
+        while let Err(error) = self.etcd.make_room().await {
+            assert!(started.elapsed() < PATIENCE, "no room in etcd: {error}");
+            self.pause(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// Line 7: each is refused by name, and the rest of the run shows that nothing else came of it.
+    pub async fn malformed(&mut self) {
+        for port in self.schedulers.iter().flat_map(|s| [s.agents_port, s.http_port]) {
+            use tokio::io::AsyncWriteExt;
+            if let Ok(mut socket) = tokio::net::TcpStream::connect(("127.0.0.1", port)).await {
+                let _ = socket.write_all(&[0x16, 3, 1, 255, 255, 0, 7, 0xfe]).await;
+            }
+        }
+        for agent in &mut self.agents {
+            agent.machine.babble();
+        }
+        let job = json!({
+            "apiVersion": "nightshift.dev/v1alpha1", "kind": "InferenceJob", "metadata": { "name": "no-job" },
+            "spec": { "modelRef": { "name": "digits" }, "parallelism": -3, "input": { "inline": "[]" } },
+        });
+        let api: Api<InferenceJob> = Api::namespaced(self.client.clone(), "default");
+        let refused = api.create(&PostParams::default(), &serde_json::from_value(job).unwrap()).await;
+        let error = refused.expect_err("a parallelism below zero").to_string();
+        assert!(error.contains("spec.parallelism"), "{error}");
+    }
+
     /// The leader's gateway is asked until it says yes.
     async fn post(&mut self, path: &str, body: Value) -> Value {
         let started = Instant::now();
@@ -360,7 +395,10 @@ impl Scheduler {
         self.log += &self.process.output();
         self.log += "--- started again\n";
         self.stopped = false;
-        self.process = run(home, self.agents_port, self.http_port, &self.etcd, &self.environment);
+        // What it died of it does not meet again.
+        let environment = self.environment.clone();
+        self.environment.remove("NIGHTSHIFT_FAILPOINT");
+        self.process = run(home, self.agents_port, self.http_port, &self.etcd, &environment);
     }
 
     /// SIGSTOP, SIGCONT.
@@ -369,6 +407,13 @@ impl Scheduler {
         if self.process.has_ended().is_none() {
             self.process.signal(if stopped { SIGSTOP } else { SIGCONT });
             self.stopped = stopped;
+        }
+    }
+
+    /// SIGTERM.
+    pub fn term(&mut self) {
+        if self.process.has_ended().is_none() {
+            self.process.signal(nix::sys::signal::Signal::SIGTERM);
         }
     }
 

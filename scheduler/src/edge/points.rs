@@ -47,6 +47,7 @@ pub(super) async fn grant(Shared(gateway): Shared<Gateway>, Json(request): Json<
         SubmitError::Rejected(other) => Failure(StatusCode::CONFLICT, other.to_string()),
         SubmitError::Stopped => Failure(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     })?;
+    nightshift_state::pass!("grant.after");
     // Jobs that waited for points need not wait for the clock.
     gateway.leader.wake();
     let balance = gateway.leader.state().await.balance(&AccountId::Tenant(queue.clone()));

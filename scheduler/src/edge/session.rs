@@ -9,7 +9,8 @@ use crate::leader::{Leader, SubmitError};
 use crate::nodes::{Announced, Resident, SessionKey};
 use nightshift_placement::Unavailable;
 use nightshift_state::event::MAX_INLINE_OUTPUT;
-use nightshift_state::{Command, Outcome, OutputBody, OutputRef, Timings};
+use nightshift_state::hooks::planted;
+use nightshift_state::{Command, Outcome, OutputBody, OutputRef, Timings, pass};
 use nightshift_types::{AttemptId, NodeId};
 use nightshift_wire::convert::{self, OutputPlace, Report};
 use nightshift_wire::proto::agent_message::Kind as Up;
@@ -168,6 +169,10 @@ async fn commit(leader: &Leader, node: &NodeId, report: Report) -> Result<(), St
         codec_us: t.codec_us,
     };
     let id = attempt.to_string();
+    if planted("acknowledged-early") {
+        leader.nodes().send(node, Down::Ack(proto::Ack { attempt: id.clone() }));
+    }
+    pass!("publish.before");
     match leader.submit(Command::Report { node: node.clone(), attempt, outcome, timings }).await {
         // The commit's own effects acknowledge it.
         Ok(_) => Ok(()),

@@ -3,15 +3,16 @@
 //! in → gathered commands, the time · out → appended batches, released effects · invariant: nothing is released before
 //! the batch that holds it is durable.
 
-use super::{Ask, Lead, Shared, clock};
+use super::{Ask, Lead, Shared};
 use crate::cycle::{self, Cycle};
 use crate::dispatch::deadline;
 use crate::displace::{self, Displaced};
 use crate::metrics::Metrics;
 use nightshift_placement::WhyNot;
 use nightshift_placement::queue::{Held, Order};
+use nightshift_state::hooks::planted;
 use nightshift_state::{
-    Command, Core, Effect, EncodedBatch, Head, Journal, JournalError, Outcome, Rejection, State, Submitted,
+    Command, Core, Effect, EncodedBatch, Head, Journal, JournalError, Outcome, Rejection, State, Submitted, pass,
 };
 use nightshift_types::{AttemptId, Bytes, FailureReason, JobId, Milliseconds, NodeId, TaskId, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
@@ -117,7 +118,7 @@ impl<J: Journal> Lead<J> {
     async fn turn(&mut self, gathered: Vec<Ask>, shutdown: &CancellationToken) -> Result<(), JournalError> {
         let started = Instant::now();
         let shared = self.shared.clone();
-        let now = clock();
+        let now = shared.clock.now();
         let mut core = shared.core.write().await;
         let (mut answered, mut asked) = (Vec::new(), Vec::new());
         for Ask { command, reply } in gathered {
@@ -147,6 +148,10 @@ impl<J: Journal> Lead<J> {
             self.pace.not_before = Instant::now() + self.pace.planned.elapsed() * PACE;
         }
         self.keep.before(&mut core, now).await;
+        if planted("released-early") {
+            let all = Head { sequence: u64::MAX, ..Head::default() };
+            answer(&shared, core.state(), all, std::mem::take(&mut answered));
+        }
         let mut committed = false;
         while let Some(batch) = core.take_batch() {
             committed |= append(&mut self.journal, &batch, &shared.metrics, shutdown).await.map(|_| true)?;
@@ -161,6 +166,7 @@ impl<J: Journal> Lead<J> {
             shared.metrics.cycle_seconds.observe(started.elapsed().as_secs_f64());
         }
         gauge(&shared.metrics, core.state());
+        pass!("release.before");
         let core = core.downgrade();
         answer(&shared, core.state(), self.journal.head(), answered);
         Ok(())
@@ -244,7 +250,8 @@ fn timed(state: &State, shared: &Shared, now: Timestamp) -> Vec<Command> {
     for running in state.running() {
         let heard = shared.nodes.last_heard(&running.node).unwrap_or_default();
         // Each attempt has one whole lease, also on a node that was silent when it was placed.
-        let since = heard.max(state.leader_since()).max(running.placed_at);
+        let since =
+            if planted("lease-ignored") { heard } else { heard.max(state.leader_since()).max(running.placed_at) };
         let silent = now.since(since).0 > lease.0;
         let limit = state.job(&running.attempt.task.job).map(|job| deadline(&job.spec).0.saturating_add(lease.0));
         let begun = running.placed_at.max(state.leader_since());

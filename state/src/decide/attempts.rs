@@ -6,6 +6,7 @@ use super::{MAX_QUOTE, back_off, check_name, in_words, shorten, stop_running};
 use crate::command::{Decision, Effect, Outcome, Placement, Rejection};
 use crate::event::{Event, JobResult, MAX_INLINE_OUTPUT, OutputBody, OutputRef, Timings, job_reason};
 use crate::fold::counted;
+use crate::hooks::planted;
 use crate::ledger::LedgerEntry;
 use crate::state::{Job, POISON_LOSSES, Running, State, TaskState};
 use nightshift_types::{
@@ -137,6 +138,9 @@ pub(super) fn report(
     now: Timestamp,
 ) -> Result<Decision, Rejection> {
     let acknowledge = Effect::Acknowledge { node: node.clone(), attempt: attempt.clone() };
+    if let Some(again) = again(state, &attempt) {
+        return Ok(again);
+    }
     let mut decision = match (current(state, &node, &attempt)?, outcome) {
         (None, _) => Decision::default(),
         (Some((job, running)), Outcome::Success(output)) => succeed(state, job, running, output, timings)?,
@@ -147,6 +151,18 @@ pub(super) fn report(
     };
     decision.effects.insert(0, acknowledge);
     Ok(decision)
+}
+
+/// A bug that tests plant: a report that comes again is settled again.
+fn again(state: &State, attempt: &AttemptId) -> Option<Decision> {
+    let task = if planted("settled-again") { state.task(&attempt.task)? } else { return None };
+    let TaskState::Succeeded(success) = &task.state else { return None };
+    let (job, node) = (state.job(&attempt.task.job)?, state.node(&success.node)?);
+    let entry = LedgerEntry::settlement(attempt, &job.spec.queue, false, &node.owner, success.cost);
+    let (output, timings) = (success.output.clone(), success.timings);
+    let events = vec![Event::TaskSucceeded { attempt: attempt.clone(), output, timings }, Event::Transferred { entry }];
+    let effects = vec![Effect::Acknowledge { node: success.node.clone(), attempt: attempt.clone() }];
+    Some(Decision { events, effects, ..Decision::default() })
 }
 
 pub(super) fn refuse(
@@ -262,6 +278,9 @@ fn succeed(
     let entry = LedgerEntry::settlement(&attempt, &job.spec.queue, running.drawn, &node.owner, running.quote);
     let mut events =
         vec![Event::TaskSucceeded { attempt: attempt.clone(), output, timings }, Event::Transferred { entry }];
+    if planted("entry-doubled") {
+        events.extend(events.last().cloned());
+    }
     let result = out_of_indexes(job, job.succeeded + 1, job.failed, None);
     events.extend(result.map(|result| Event::JobFinished { job: job.id.clone(), result }));
     let effects = vec![Effect::Succeeded { attempt }, Effect::JobChanged { job: job.id.clone() }];
