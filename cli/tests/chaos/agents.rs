@@ -163,7 +163,7 @@ impl Process {
                     let running = self.running.keys().cloned().chain(outbox).map(|attempt| proto::RunningAttempt {
                         attempt,
                         phase: "Computing".into(),
-                        percent: 0,
+                        ..Default::default()
                     });
                     let beat = proto::Heartbeat { running: running.collect(), pong, ..Default::default() };
                     session.send(Up::Heartbeat(beat)).await;

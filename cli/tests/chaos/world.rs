@@ -326,19 +326,21 @@ impl World {
         self.etcd.serves().await;
         let mut client = self.etcd.client(&[0, 1, 2]).await.unwrap();
         let told = self.recorder.all().await;
+        let head = client.get(format!("{PREFIX}/head"), None).await.unwrap();
+        // All of one moment: schedulers may be writing.
+        let moment = head.header().map_or(0, etcd_client::ResponseHeader::revision);
+        let head = head.kvs().first().map(|kv| (kv.value().to_vec(), kv.mod_revision()));
         let mut rows: Vec<Row> = Vec::new();
         loop {
             let key = |sequence: u64| format!("{PREFIX}/batch/{sequence:016x}");
             let after = rows.last().map_or(0, |row| row.sequence);
-            let range = etcd_client::GetOptions::new().with_range(key(u64::MAX)).with_limit(500);
+            let range = etcd_client::GetOptions::new().with_range(key(u64::MAX)).with_limit(500).with_revision(moment);
             let page = client.get(key(after + 1), Some(range)).await.unwrap().take_kvs();
             if page.is_empty() {
                 break;
             }
             rows.extend(page.iter().filter_map(row));
         }
-        let head = client.get(format!("{PREFIX}/head"), None).await.unwrap();
-        let head = head.kvs().first().map(|kv| (kv.value().to_vec(), kv.mod_revision()));
         Evidence { rows, head, told, lease_ms: AGENT_LEASE.as_millis() as u64, ended }
     }
 
