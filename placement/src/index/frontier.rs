@@ -3,8 +3,8 @@
 //!
 //! A group stands in the heap once, with its best child that is left: so the heap stays small.
 
-use super::sieve::Sieve;
-use super::tree::{FAN, Tree};
+use super::search::Part;
+use super::tree::FAN;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
@@ -20,13 +20,15 @@ pub(super) struct Frontier {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Place {
     OfGroup(u32),
-    PutBack { level: u32, at: u32 },
+    PutBack { part: u32, level: u32, at: u32 },
 }
 
 /// A part of the tree that was handed out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Child {
     promise: u64,
+    /// Position of the part whose tree it is of.
+    pub part: usize,
     pub level: usize,
     pub at: usize,
 }
@@ -41,6 +43,7 @@ impl Child {
 struct Opened {
     scores: [f32; FAN],
     seconds: [f32; FAN],
+    part: u32,
     level: u32,
     at: u32,
 }
@@ -70,9 +73,10 @@ impl Frontier {
     }
 
     /// Opens a group.
-    pub fn add(&mut self, sieve: &Sieve, tree: &Tree, level: usize, at: usize) {
+    pub fn add(&mut self, parts: &[Part<'_>], part: usize, level: usize, at: usize) {
+        let Part { sieve, tree, .. } = &parts[part];
         let (scores, seconds) = sieve.scores(&tree.levels[level][at].bounds);
-        let opened = Opened { scores, seconds, level: level as u32, at: at as u32 };
+        let opened = Opened { scores, seconds, part: part as u32, level: level as u32, at: at as u32 };
         let (promise, lane) = opened.best();
         if score(promise) < f32::INFINITY {
             self.heap.push(Reverse((promise, Place::OfGroup((self.groups.len() * FAN + lane) as u32))));
@@ -89,16 +93,18 @@ impl Frontier {
         }
         let place = match place {
             Place::OfGroup(place) => place as usize,
-            Place::PutBack { level, at } => {
+            Place::PutBack { part, level, at } => {
                 PeekMut::pop(top);
-                return Some(Child { promise, level: level as usize, at: at as usize });
+                let [part, level, at] = [part, level, at].map(|number| number as usize);
+                return Some(Child { promise, part, level, at });
             }
         };
         let (group, lane) = (place / FAN, place % FAN);
         let opened = &mut self.groups[group];
         opened.scores[lane] = f32::INFINITY;
         let (rest, next) = opened.best();
-        let child = Child { promise, level: opened.level as usize, at: opened.at as usize * FAN + lane };
+        let [part, level, at] = [opened.part, opened.level, opened.at].map(|number| number as usize);
+        let child = Child { promise, part, level, at: at * FAN + lane };
         if score(rest) < f32::INFINITY {
             *top = Reverse((rest, Place::OfGroup((group * FAN + next) as u32)));
         } else {
@@ -109,6 +115,7 @@ impl Frontier {
 
     /// Takes a child back that was handed out.
     pub fn put_back(&mut self, child: Child) {
-        self.heap.push(Reverse((child.promise, Place::PutBack { level: child.level as u32, at: child.at as u32 })));
+        let [part, level, at] = [child.part, child.level, child.at].map(|number| number as u32);
+        self.heap.push(Reverse((child.promise, Place::PutBack { part, level, at })));
     }
 }
