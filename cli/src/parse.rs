@@ -1,5 +1,6 @@
 //! The small grammars of the command line. *In*: text. *Out*: checked values, or a line that says what to write instead.
 
+use k8s_openapi::jiff::Timestamp;
 use nightshift_types::{Bytes, PicoPoints};
 use std::fmt;
 use std::net::SocketAddr;
@@ -94,6 +95,14 @@ pub fn size(text: &str) -> Result<Bytes, String> {
     }
 }
 
+/// A day in UTC or a moment (RFC 3339), in milliseconds since 1970.
+pub fn moment(text: &str) -> Result<u64, String> {
+    let day = format!("{text}T00:00:00Z");
+    let time = text.parse::<Timestamp>().or_else(|_| day.parse::<Timestamp>());
+    let milliseconds = time.ok().and_then(|time| u64::try_from(time.as_millisecond()).ok());
+    milliseconds.ok_or_else(|| format!("{text:?} is no time since 1970: write 2026-11-01 or 2026-11-01T08:30:00Z"))
+}
+
 /// A price: a non-negative decimal of points.
 pub fn price(text: &str) -> Result<String, String> {
     match text.parse::<PicoPoints>() {
@@ -164,6 +173,9 @@ mod tests {
         assert!(allowed_folder("default=/no/such/folder").unwrap_err().contains("not a folder"));
         assert!(allowed_folder("/tmp").is_err());
         assert_eq!(size("64Mi"), Ok(Bytes::mebi(64)));
+        assert_eq!(moment("1970-01-02"), Ok(86_400_000));
+        assert_eq!(moment("1970-01-01T00:00:01Z"), Ok(1_000));
+        assert!(["", "yesterday", "1969-12-31", "2026-13-01"].iter().all(|bad| moment(bad).is_err()));
         assert!(["", "1Ki", "2Gi", "many"].iter().all(|bad| size(bad).unwrap_err().contains("64Mi")));
     }
 }

@@ -19,7 +19,10 @@ use crate::scrape::Scrapes;
 use crate::tenants::Tenants;
 use nightshift_placement::WhyNot;
 use nightshift_placement::queue::{Held, Order};
-use nightshift_state::{Command, Core, Effect, Folded, JobResult, Journal, JournalError, Rejection, State, TaskState};
+use nightshift_state::{
+    Command, Core, Effect, Folded, History, JobResult, Journal, JournalError, LedgerHistory, Rejection, State,
+    TaskState,
+};
 use nightshift_types::{AttemptId, CellId, Epoch, JobId, Milliseconds, NodeId, Timestamp};
 use nightshift_wire::pki::CertificateAuthority;
 use nightshift_wire::proto::{self, scheduler_message::Kind as Down};
@@ -89,6 +92,8 @@ struct Shared {
     wake: Notify,
     changed_jobs: Changed<JobId>,
     changed_nodes: Changed<NodeId>,
+    /// Of the ledger; `None` once this process leads no more.
+    history: Mutex<Option<Arc<dyn History>>>,
 }
 
 /// Ids that changed since somebody last asked: never more than there are, however often each changes.
@@ -166,6 +171,7 @@ pub async fn start<J: Journal>(
     let epoch = journal.epoch().clone();
     let (sender, asks) = mpsc::channel(QUEUE);
     let Parts { ca, blobs, metrics, timing, keeping } = parts;
+    let history = LedgerHistory { store: journal.store(), archive: keeping.archive.clone() };
     let keep = keep::Keep::new(keeping, journal.store(), epoch.journal.clone(), metrics.clone());
     let shared = Arc::new(Shared {
         core: RwLock::new(core),
@@ -188,6 +194,7 @@ pub async fn start<J: Journal>(
         wake: Notify::new(),
         changed_jobs: Changed::default(),
         changed_nodes: Changed::default(),
+        history: Mutex::new(Some(Arc::new(history))),
     });
     Ok((
         Leader { shared: shared.clone(), asks: sender },
@@ -310,6 +317,10 @@ impl Leader {
     /// Why nothing of a job was looked at in the last cycle, where that is for a person to change.
     pub fn held(&self, job: &JobId) -> Option<Held> {
         self.shared.held.lock().unwrap_or_else(PoisonError::into_inner).get(job).cloned()
+    }
+    /// Every entry of the ledger that there ever was; `None` once this process leads no more.
+    pub fn history(&self) -> Option<Arc<dyn History>> {
+        self.shared.history.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
     /// What the last cycle looked at, in its order.
     pub fn order(&self) -> Arc<Order> {

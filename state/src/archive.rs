@@ -2,7 +2,10 @@
 //! before by its hash. Invariant: an object is never written with other bytes, as its name holds its hash, so that no
 //! deposed leader can harm what another wrote.
 
+mod history;
 mod names;
+
+pub use history::{Concerns, History, LedgerHistory, Past};
 
 use crate::batch::{Batch, Head};
 use crate::convert::{DecodeError, bad, hash, id, pb};
@@ -171,7 +174,9 @@ impl Archive {
         manifest: &Manifest,
     ) -> Result<ArchiveHead, JournalError> {
         let after = before.as_ref().map_or(Head::default(), |before| before.through);
-        let names = Names::gather(reader, after, manifest).await?;
+        // What was forgotten since stands in the snapshot before.
+        let last = manifest.head.sequence;
+        let names = Names::gather(reader, after, last, [last, after.sequence]).await?;
         let mut writing = Writing { journal, cell: &manifest.cell, before, entries: Vec::new(), bytes: 0 };
         let mut head = after;
         while head.sequence < manifest.head.sequence {

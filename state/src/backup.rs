@@ -6,6 +6,7 @@ mod verify;
 
 pub use verify::Verified;
 
+use crate::archive::Archive;
 use crate::batch::{Batch, EncodedBatch, Head};
 use crate::event::{Event, FORMAT};
 use crate::journal::{EmbeddedReader, EtcdOptions, EtcdStore, Journal, JournalError, Reader, Records, Store, corrupt};
@@ -70,16 +71,17 @@ impl Source {
         })
     }
 
-    /// Checks all of it: snapshot, batches, and what must always hold.
-    pub async fn verify(&self) -> Result<Verified, JournalError> {
+    /// Checks all of it: snapshot, batches, and what must always hold; with the ledger's archive, that its chain leads from
+    /// the first entry to the snapshot's balances.
+    pub async fn verify(&self, archive: Option<&Archive>) -> Result<Verified, JournalError> {
         with_reader!(self, reader => {
             for _ in 1..TRIES {
-                match verify::verify(&reader, || self.none()).await {
+                match verify::verify(&reader, archive, || self.none()).await {
                     Err(JournalError::Missing(_)) => {}
                     end => return end,
                 }
             }
-            verify::verify(&reader, || self.none()).await.map_err(missing)
+            verify::verify(&reader, archive, || self.none()).await.map_err(missing)
         })
     }
 
@@ -141,7 +143,9 @@ async fn save(reader: &impl Reader, path: &Path, none: impl Fn() -> JournalError
         }
         file.end(head)?;
         // A backup of what cannot be restored would be found out when it is needed.
-        verify::verify(&BackupFile::open(&partial)?, || corrupt(0, "nothing was written")).await.map_err(missing)?;
+        verify::verify(&BackupFile::open(&partial)?, None, || corrupt(0, "nothing was written"))
+            .await
+            .map_err(missing)?;
         Ok(head)
     };
     let result = result.await;
@@ -162,7 +166,7 @@ pub async fn restore<J: Journal>(backup: &Path, journal: &mut J) -> Result<Head,
         let text = "the journal is not empty: restore into a new --etcd-prefix or data folder";
         return Err(JournalError::Config(text.into()));
     }
-    let verified = Source::Backup(backup.into()).verify().await?;
+    let verified = Source::Backup(backup.into()).verify(None).await?;
     let Some(cell) = verified.folded.state().cell().cloned() else {
         return Err(JournalError::Config(format!("{} holds no batch", backup.display())));
     };

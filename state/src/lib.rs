@@ -32,7 +32,7 @@ mod spec;
 mod spend;
 pub mod state;
 
-pub use archive::{Archive, ArchiveHead, Segment};
+pub use archive::{Archive, ArchiveHead, History, LedgerHistory, Past, Segment};
 pub use backup::{Source, Verified, restore};
 pub use batch::{Batch, EncodedBatch, Head, MAX_BATCH};
 pub use command::{Command, Decision, Effect, Outcome, Placement, Rejection};

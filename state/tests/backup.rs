@@ -41,7 +41,7 @@ async fn a_backup_restores_into_another_store_under_a_new_id() {
     let source = Source::Embedded(path.clone());
     let backup = folder.path().join("b.nsj");
     let head = source.backup(&backup).await.unwrap();
-    assert_eq!(source.verify().await.unwrap().folded.head(), head, "reading changed nothing");
+    assert_eq!(source.verify(None).await.unwrap().folded.head(), head, "reading changed nothing");
     let again = source.backup(&backup).await.unwrap_err();
     assert!(again.to_string().contains("is there already"), "{again}");
 
@@ -73,9 +73,9 @@ async fn a_running_pools_file_is_not_read() {
     let path = folder.path().join("journal.redb");
     let mut journal = EmbeddedJournal::open(&path).await.unwrap();
     led(&mut journal).await;
-    let error = Source::Embedded(path).verify().await.unwrap_err();
+    let error = Source::Embedded(path).verify(None).await.unwrap_err();
     assert!(error.to_string().contains("stop that one first"), "{error}");
-    let none = Source::Embedded(folder.path().join("none.redb")).verify().await.unwrap_err();
+    let none = Source::Embedded(folder.path().join("none.redb")).verify(None).await.unwrap_err();
     assert!(none.to_string().contains("none.redb"), "{none}");
 }
 
@@ -108,7 +108,7 @@ fn write(path: &Path, frames: &[Vec<u8>], end: &[u8]) {
 }
 
 async fn refused(path: &Path, what: &str) -> String {
-    let error = Source::Backup(path.into()).verify().await.expect_err(what).to_string();
+    let error = Source::Backup(path.into()).verify(None).await.expect_err(what).to_string();
     let folder = tempfile::tempdir().unwrap();
     let mut journal = EmbeddedJournal::open(folder.path().join("j.redb")).await.unwrap();
     assert!(restore(path, &mut journal).await.is_err(), "{what}: restored");
@@ -129,7 +129,7 @@ async fn every_flipped_byte_every_missing_batch_and_every_forged_entry_is_found(
         let mut bytes = whole.clone();
         bytes[at] ^= 0x10;
         std::fs::write(&bad, bytes).unwrap();
-        assert!(Source::Backup(bad.clone()).verify().await.is_err(), "byte {at} of {}", whole.len());
+        assert!(Source::Backup(bad.clone()).verify(None).await.is_err(), "byte {at} of {}", whole.len());
     }
     for length in [0, 10, whole.len() / 2, whole.len() - 1] {
         std::fs::write(&bad, &whole[..length]).unwrap();
@@ -165,10 +165,10 @@ async fn every_flipped_byte_every_missing_batch_and_every_forged_entry_is_found(
 async fn no_journal_is_said_so() {
     let etcd = Etcd::start().await;
     let options = EtcdOptions { endpoints: vec![etcd.endpoint()], ..EtcdOptions::default() };
-    let error = Source::Etcd(Box::new(options)).verify().await.unwrap_err();
+    let error = Source::Etcd(Box::new(options)).verify(None).await.unwrap_err();
     assert!(error.to_string().contains("no journal under etcd prefix /nightshift/local"), "{error}");
     let folder = tempfile::tempdir().unwrap();
     let other = folder.path().join("x");
     std::fs::write(&other, "something else").unwrap();
-    assert!(Source::Backup(other).verify().await.unwrap_err().to_string().contains("no journal backup"));
+    assert!(Source::Backup(other).verify(None).await.unwrap_err().to_string().contains("no journal backup"));
 }

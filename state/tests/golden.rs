@@ -15,7 +15,7 @@ fn balance(state: &State, account: &str) -> i128 {
 
 #[tokio::test]
 async fn a_journal_of_format_1_folds_to_what_it_said() {
-    let verified = source(1).verify().await.unwrap();
+    let verified = source(1).verify(None).await.unwrap();
     let (folded, events) = (&verified.folded, verified.events);
     let state = folded.state();
     assert_eq!((folded.head().sequence, events), (20, 30));
@@ -34,7 +34,7 @@ async fn a_journal_of_format_1_folds_to_what_it_said() {
 
 #[tokio::test]
 async fn a_journal_of_format_2_folds_to_what_it_said() {
-    let verified = source(2).verify().await.unwrap();
+    let verified = source(2).verify(None).await.unwrap();
     let (folded, events) = (&verified.folded, verified.events);
     let state = folded.state();
     assert_eq!((folded.head().sequence, events), (16, 22));

@@ -30,9 +30,12 @@ Examples:
   nightshift points statement                        # of the queue default
   nightshift points statement --queue research
   nightshift points statement --owner anna -o csv > anna.csv
+  nightshift points statement --queue research --from 2026-11-01
 
-It has the newest 10,000 entries of the whole ledger as far as they concern the account; what was
-before is in the opening balance, and every entry in `nightshift state dump`. CSV is RFC 4180.";
+Without --from it has what is in the scheduler's memory, the newest 10,000 entries of the whole
+ledger as far as they concern the account; --from and --all read the journal and its archive too, the
+newest 100,000 lines. What was before is in the opening balance, and a note says since when it has
+everything. CSV is RFC 4180.";
 
 /// `nightshift points …`
 #[derive(Subcommand, Debug)]
@@ -72,6 +75,12 @@ pub enum Points {
         /// A TenantQueue's account [default: default]
         #[arg(long, value_name = "NAME", value_parser = parse::object_name, conflicts_with = "owner")]
         queue: Option<String>,
+        /// Since that day (in UTC) or moment, such as 2026-11-01 or 2026-11-01T08:30:00Z
+        #[arg(long, value_name = "TIME", value_parser = parse::moment)]
+        from: Option<u64>,
+        /// Since the beginning
+        #[arg(long, conflicts_with = "from")]
+        all: bool,
         /// A node owner's account
         #[arg(long, value_name = "NAME", value_parser = parse::object_name)]
         owner: Option<String>,
@@ -132,10 +141,14 @@ struct Budget {
 
 /// What an account paid and got.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Statement {
     account: String,
     queue: Option<String>,
     known: bool,
+    /// Every entry since then is in it; `None`: all there ever were.
+    #[serde(default)]
+    since_milliseconds: Option<u64>,
     opening: String,
     closing: String,
     entries: Vec<Entry>,
@@ -169,13 +182,20 @@ pub async fn run(command: Points) -> anyhow::Result<()> {
             let balances: Balances = connection.gateway()?.points("balances").await?;
             print(output, &balances, balances_table, balances_csv)
         }
-        Points::Statement { queue, owner, output, connection } => {
+        Points::Statement { queue, owner, from, all, output, connection } => {
             let of = match (&queue, &owner) {
                 (_, Some(owner)) => format!("statement?owner={owner}"),
                 (Some(queue), None) => format!("statement?queue={queue}"),
                 (None, None) => format!("statement?queue={}", nightshift_types::DEFAULT_QUEUE),
             };
+            let of = match from.or(all.then_some(0)) {
+                Some(from) => format!("{of}&fromMilliseconds={from}"),
+                None => of,
+            };
             let statement: Statement = connection.gateway()?.points(&of).await?;
+            if let Some(since) = statement.since_milliseconds.filter(|since| from != Some(*since)) {
+                eprintln!("note: this is since {}; --all, or --from with a time, asks for more", moment(since));
+            }
             if !statement.known {
                 eprintln!("note: account {} has no entries yet", statement.account);
             }

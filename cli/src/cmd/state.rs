@@ -6,7 +6,7 @@ use crate::output;
 use crate::paths::{DataDir, shell_quoted};
 use anyhow::Context;
 use clap::{Subcommand, ValueEnum};
-use nightshift_state::{EmbeddedJournal, EtcdJournal, Journal, JournalError, Source, State as Fold, Verified};
+use nightshift_state::{Archive, EmbeddedJournal, EtcdJournal, Journal, JournalError, Source, State as Fold, Verified};
 use nightshift_types::AccountId;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -17,9 +17,11 @@ Examples:
   nightshift state verify --etcd http://127.0.0.1:2379 --etcd-prefix /nightshift/default
   nightshift state verify --file before-upgrade.nsj -o json
 
-It reads every batch, checks that each holds the hash of the one before, folds all events and
-checks what must always hold: each task settled once, points neither made nor lost. On failure the
-message names the batch, and the exit code is 1.";
+It reads the snapshot, if there is one, and every batch after it: each chunk must be the one that the
+manifest names, the state the one that was snapshotted, each batch must hold the hash of the one before.
+It folds all events and checks what must always hold: each task settled once, points neither made nor
+lost. With the ledger's archive it follows its chain to the first entry, and all entries must add up to
+the snapshot's balances. On failure the message names the batch or the object, and the exit code is 1.";
 
 const DUMP: &str = "\
 Examples:
@@ -53,6 +55,9 @@ pub enum State {
     /// Check a journal or a backup from its first batch to its last
     #[command(after_help = VERIFY)]
     Verify {
+        /// The ledger's archive: a folder or a URL [default: archive/ in the data dir, of a journal that is there]
+        #[arg(long, value_name = "FOLDER|URL", env = "NIGHTSHIFT_ARCHIVE")]
+        archive: Option<String>,
         /// Where it is.
         #[command(flatten)]
         place: Place,
@@ -128,6 +133,17 @@ impl Place {
         );
         Ok(Source::Embedded(path))
     }
+
+    /// The one that is named, or that of the data dir.
+    fn archive(&self, named: Option<String>) -> anyhow::Result<Option<Archive>> {
+        let own = || {
+            let folder =
+                DataDir::resolve(self.data_dir.as_deref()).ok()?.path().join(nightshift_scheduler::run::ARCHIVE);
+            let ours = self.file.is_none() && !self.etcd.is_given() && folder.is_dir();
+            ours.then(|| folder.display().to_string())
+        };
+        named.or_else(own).map(|place| Archive::open(&place)).transpose().context("--archive")
+    }
 }
 
 /// What a journal holds.
@@ -148,6 +164,10 @@ struct Verdict {
     running_attempts: usize,
     nodes: usize,
     ledger_entries: u64,
+    /// Those of them that are in the archive.
+    archived_entries: u64,
+    /// The archive was read.
+    archive_checked: bool,
 }
 
 impl Verdict {
@@ -166,13 +186,25 @@ impl Verdict {
             running_attempts: state.running().count(),
             nodes: state.nodes().len(),
             ledger_entries: state.ledger().entries(),
+            archived_entries: verified.archive.as_ref().map_or(0, |archive| archive.entries),
+            archive_checked: verified.archive_read,
         }
     }
 
     fn text(&self) -> String {
+        let snapshot = match self.snapshot {
+            Some(batch) => format!("Snapshot: of batch {batch}, {} batches read beside it\n", self.read),
+            None => String::new(),
+        };
+        let archive = match (self.archived_entries, self.archive_checked) {
+            (0, _) => String::new(),
+            (entries, true) => format!("Archive:  {entries} of them, they add up to the snapshot's balances\n"),
+            (entries, false) => format!("Archive:  {entries} of them, NOT CHECKED: name it with --archive\n"),
+        };
         format!(
-            "Journal:  {} of cell {}\nBatches:  {}, {} events, the last has hash {}\nJobs:     {}, {} unfinished, {} attempts \
-             running\nNodes:    {}\nLedger:   {} entries, points conserved\nOK: no gap in the chain, and every invariant holds\n",
+            "Journal:  {} of cell {}\nBatches:  {}, {} events, the last has hash {}\n{snapshot}Jobs:     {}, {} unfinished, {} \
+             attempts running\nNodes:    {}\nLedger:   {} entries, points conserved\n{archive}OK: no gap in the chain, and \
+             every invariant holds\n",
             self.journal,
             self.cell,
             self.batches,
@@ -199,8 +231,9 @@ struct Line<'a> {
 /// Does it.
 pub async fn run(command: State) -> anyhow::Result<()> {
     match command {
-        State::Verify { place, output } => {
-            let verdict = Verdict::of(&place.source()?.verify().await?);
+        State::Verify { archive, place, output } => {
+            let (source, archive) = (place.source()?, place.archive(archive)?);
+            let verdict = Verdict::of(&source.verify(archive.as_ref()).await?);
             match output {
                 Format::Json => output::json(&verdict),
                 Format::Text => output::write(verdict.text().as_bytes()),

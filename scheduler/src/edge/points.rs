@@ -9,12 +9,15 @@ use crate::tenants::Tenants;
 use axum::Json;
 use axum::extract::{Query, State as Shared};
 use axum::http::StatusCode;
-use nightshift_state::{Command, EntryKind, Posted, Rejection, State};
+use nightshift_state::archive::Concerns;
+use nightshift_state::{Command, EntryKind, Past, Posted, Rejection, State};
 use nightshift_types::{AccountId, DEFAULT_QUEUE, PicoPoints, Timestamp};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
+/// Most lines of one statement: the newest.
+const MAX_LINES: usize = 100_000;
 /// Longest word a grant is known by. Bytes.
 const MAX_ID: usize = 128;
 
@@ -103,16 +106,16 @@ fn queue(state: &State, name: &str, now: Timestamp) -> Value {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct StatementOf {
     queue: Option<String>,
     owner: Option<String>,
+    /// Entries since then, wherever they are by now; else the newest, which are in memory.
+    from_milliseconds: Option<u64>,
 }
 
 /// A queue's or an owner's account. Of `default`, which has none, its part of the mint's.
 pub(super) async fn statement(Shared(gateway): Shared<Gateway>, Query(of): Query<StatementOf>) -> Answer<Json<Value>> {
-    let state = gateway.leader.state().await;
-    let ledger = state.ledger();
     let (account, queue) = match (of.queue, of.owner) {
         (Some(queue), None) if queue == DEFAULT_QUEUE => (AccountId::Mint, Some(queue)),
         (Some(queue), None) => (AccountId::Tenant(queue.clone()), Some(queue)),
@@ -124,16 +127,34 @@ pub(super) async fn statement(Shared(gateway): Shared<Gateway>, Query(of): Query
             queue.as_ref().is_none_or(|queue| queue == of)
         }
     };
-    let concerns = |posted: &&Posted| posted.entry.postings.iter().any(|(of, _)| *of == account) && of_queue(posted);
-    let recent: Vec<&Posted> = ledger.recent().filter(concerns).collect();
+    let concerns = |posted: &Posted| posted.entry.postings.iter().any(|(of, _)| *of == account) && of_queue(posted);
+    let past = match of.from_milliseconds {
+        Some(from) => Some(past(&gateway, Timestamp(from), &concerns).await?),
+        None => None,
+    };
+    let state = gateway.leader.state().await;
+    let ledger = state.ledger();
+    // Of what memory holds, that which was committed after the past was read.
+    let newer = past.as_ref().map_or(u64::MAX, |past| ledger.entries().saturating_sub(past.total));
+    let skipped = (ledger.recent().len() as u64).saturating_sub(newer) as usize;
+    if past.is_some() && newer > ledger.recent().len() as u64 {
+        return Err(unavailable("the ledger grows faster than its history is read: try again"));
+    }
+    let since = match &past {
+        Some(past) => past.since,
+        None if ledger.entries() > ledger.recent().len() as u64 => ledger.recent().next().map(|oldest| oldest.at),
+        None => None,
+    };
+    let recent = ledger.recent().skip(skipped).filter(|posted| concerns(posted));
+    let entries: Vec<&Posted> = past.iter().flat_map(|past| &past.entries).chain(recent).collect();
     let closing = match &queue {
         Some(queue) if account == AccountId::Mint => -ledger.queue(queue).spent,
         _ => ledger.balance(&account),
     };
-    let known = !recent.is_empty() || closing != PicoPoints::ZERO || ledger.balances().any(|(of, _)| *of == account);
-    let mut balance = closing - recent.iter().map(|posted| posted.entry.change(&account)).sum();
+    let known = !entries.is_empty() || closing != PicoPoints::ZERO || ledger.balances().any(|(of, _)| *of == account);
+    let mut balance = closing - entries.iter().map(|posted| posted.entry.change(&account)).sum();
     let opening = balance;
-    let lines: Vec<Value> = recent
+    let lines: Vec<Value> = entries
         .into_iter()
         .map(|posted| {
             balance += posted.entry.change(&account);
@@ -144,10 +165,24 @@ pub(super) async fn statement(Shared(gateway): Shared<Gateway>, Query(of): Query
         "account": account.to_string(),
         "queue": queue,
         "known": known,
+        "sinceMilliseconds": since.map(|since| since.0),
         "opening": opening.to_string(),
         "closing": closing.to_string(),
         "entries": lines,
     })))
+}
+
+fn unavailable(text: &str) -> Failure {
+    Failure(StatusCode::SERVICE_UNAVAILABLE, text.into())
+}
+
+/// What is in journal and archive.
+async fn past(gateway: &Gateway, from: Timestamp, concerns: &Concerns<'_>) -> Result<Past, Failure> {
+    let history = gateway.leader.history().ok_or_else(|| unavailable("this scheduler leads no more: try again"))?;
+    history.read(from, MAX_LINES, concerns).await.map_err(|error| {
+        tracing::warn!(%error, "the ledger's history cannot be read");
+        unavailable(&format!("the ledger's history cannot be read: {error}"))
+    })
 }
 
 fn line(posted: &Posted, account: &AccountId, balance: PicoPoints) -> Value {

@@ -78,6 +78,8 @@ impl<J: Journal> Lead<J> {
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), JournalError> {
         let led = self.lead(shutdown).await;
         self.keep.stop().await;
+        // It holds the journal's store open.
+        self.shared.history.lock().unwrap_or_else(PoisonError::into_inner).take();
         led?;
         self.shared.metrics.leader.set(0);
         // A standby need not wait for the lease; where that fails it does.

@@ -6,7 +6,6 @@ use crate::convert::pb;
 use crate::event::Event;
 use crate::journal::{JournalError, Reader};
 use crate::ledger::{EntryKind, LedgerEntry};
-use crate::snapshot::Manifest;
 use nightshift_types::JobId;
 use prost::Message;
 use std::collections::HashMap;
@@ -18,17 +17,21 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// Of the batches after `after` up to the snapshot's.
-    pub async fn gather(reader: &impl Reader, after: Head, manifest: &Manifest) -> Result<Self, JournalError> {
+    /// Of the batches after `after` up to number `last`; jobs that were admitted before stand in one of the snapshots.
+    pub async fn gather(
+        reader: &impl Reader,
+        after: Head,
+        last: u64,
+        snapshots: [u64; 2],
+    ) -> Result<Self, JournalError> {
         let mut names = Self::default();
-        let sequence = manifest.head.sequence;
         let mut look = |_: &[u8], batch: Batch, _: Head| {
             batch.events.iter().for_each(|event| names.event(event));
             Ok(())
         };
-        reader.batches(after, sequence, &mut look).await?;
-        // Most jobs are paid soon. Those admitted before stand in this snapshot, or in the last, if they are forgotten by now.
-        for snapshot in [sequence, after.sequence] {
+        reader.batches(after, last, &mut look).await?;
+        // Most jobs are paid soon, so that no snapshot is read for them.
+        for snapshot in snapshots {
             let mut index = 0;
             while names.known.values().any(Option::is_none)
                 && let Some(chunk) = reader.chunk(snapshot, index).await?

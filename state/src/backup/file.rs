@@ -21,6 +21,7 @@ const BATCH: u8 = b'B';
 const CHUNK: u8 = b'C';
 const MANIFEST: u8 = b'M';
 const ARCHIVE: u8 = b'A';
+const END: u8 = b'E';
 
 /// Writes one.
 pub(super) struct Writer {
@@ -73,7 +74,7 @@ impl Writer {
     }
 
     pub fn end(mut self, head: Head) -> Result<(), JournalError> {
-        self.frame(0, &[])?;
+        self.frame(END, &[])?;
         self.put(&head.sequence.to_le_bytes()[..if self.kinds { 8 } else { 0 }])?;
         self.put(&head.hash)?;
         let failed = |error: std::io::Error| JournalError::Io(format!("{}: {error}", self.path.display()));
@@ -114,7 +115,7 @@ impl BackupFile {
         loop {
             let kind = if kinds { opened.bytes::<1>(&mut file)?[0] } else { BATCH };
             let length = u32::from_le_bytes(opened.bytes(&mut file)?);
-            if length == 0 {
+            if length == 0 && (kind == END || !kinds) {
                 break;
             }
             // A manifest may be as long as a batch, and its seal.
