@@ -10,7 +10,7 @@ use nightshift_scheduler::uri::FetchPolicy;
 use nightshift_state::{Command, EmbeddedJournal};
 use nightshift_testkit::agent::SimulatedAgent;
 use nightshift_testkit::until;
-use nightshift_types::{CellId, PicoPoints, TrustTier};
+use nightshift_types::{Bytes, CellId, PicoPoints, TrustTier};
 use nightshift_wire::token::JoinToken;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -40,6 +40,11 @@ impl Plane {
     }
 
     pub async fn start_with_lease(folder: &Path, lease: Duration) -> Self {
+        Self::start_keeping(folder, lease, run::SNAPSHOT_AFTER).await
+    }
+
+    /// One whose journal is made smaller when it has grown by so much.
+    pub async fn start_keeping(folder: &Path, lease: Duration, snapshot_after: Bytes) -> Self {
         let crds = nightshift_crds::all().iter().map(|crd| serde_json::to_value(crd).unwrap()).collect();
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let api_dir = folder.join("api");
@@ -61,7 +66,7 @@ impl Plane {
             fetch: FetchPolicy::default(),
             timing: Timing { heartbeat: Duration::from_secs(1), lease },
             archive: None,
-            snapshot_after: run::SNAPSHOT_AFTER,
+            snapshot_after,
             raise_format: true,
             seeds: vec![model],
         };
