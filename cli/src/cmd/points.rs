@@ -33,8 +33,8 @@ Examples:
   nightshift points statement --queue research --from 2026-11-01
 
 Without --from it has what is in the scheduler's memory, the newest 10,000 entries of the whole
-ledger as far as they concern the account; --from and --all read the journal and its archive too, the
-newest 100,000 lines. What was before is in the opening balance, and a note says since when it has
+ledger as far as they concern the account; --from and --all read journal and archive too, up to
+100,000 lines. What was before is in the opening balance, and a note says since when it has
 everything. CSV is RFC 4180.";
 
 /// `nightshift points …`

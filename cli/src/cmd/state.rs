@@ -6,7 +6,7 @@ use crate::output;
 use crate::paths::{DataDir, shell_quoted};
 use anyhow::Context;
 use clap::{Subcommand, ValueEnum};
-use nightshift_state::{Archive, EmbeddedJournal, EtcdJournal, Journal, JournalError, Source, State as Fold, Verified};
+use nightshift_state::{Archive, EmbeddedJournal, EtcdJournal, Journal, JournalError, Source, Verified};
 use nightshift_types::AccountId;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -17,11 +17,12 @@ Examples:
   nightshift state verify --etcd http://127.0.0.1:2379 --etcd-prefix /nightshift/default
   nightshift state verify --file before-upgrade.nsj -o json
 
-It reads the snapshot, if there is one, and every batch after it: each chunk must be the one that the
-manifest names, the state the one that was snapshotted, each batch must hold the hash of the one before.
-It folds all events and checks what must always hold: each task settled once, points neither made nor
-lost. With the ledger's archive it follows its chain to the first entry, and all entries must add up to
-the snapshot's balances. On failure the message names the batch or the object, and the exit code is 1.";
+It reads the snapshot, if there is one, and every batch after it: each chunk must be the one that
+the manifest names, the state the one that was snapshotted, each batch must hold the hash of the
+one before. It folds all events and checks what must always hold: each task settled once, points
+neither made nor lost. With the ledger's archive it follows its chain to the first entry, and all
+entries must add up to the snapshot's balances. On failure the message names the batch or the
+object, and the exit code is 1.";
 
 const DUMP: &str = "\
 Examples:
@@ -29,15 +30,16 @@ Examples:
   nightshift state dump --file before-upgrade.nsj | jq 'select(.kind == \"Transferred\")'
 
 One JSON object a line and event, then one a queue: what it spent, reserved and used lately. What
-a node or a person wrote is in it: results up to 4 KiB too.";
+a node or a person wrote is in it: results up to 4 KiB too. Of a journal with a snapshot it has the
+events that no snapshot stands for.";
 
 const BACKUP: &str = "\
 Examples:
   nightshift state backup before-upgrade.nsj --etcd https://etcd-0.etcd:2379 --etcd-ca-file ca.crt
   nightshift state backup laptop.nsj                  # of `nightshift up`, while it is stopped
 
-The pool may run meanwhile when its journal is in etcd. Blobs (models, inputs, large results) are
-files in the data dir: save them too.";
+The pool may run meanwhile when its journal is in etcd. Blobs (models, inputs, large results) and
+the ledger's archive are not in it: save their folders too.";
 
 const RESTORE: &str = "\
 Examples:
@@ -264,7 +266,6 @@ struct QueueLine<'a> {
 }
 
 async fn dump(source: &Source) -> anyhow::Result<()> {
-    let mut state = Fold::default();
     let mut print = |_: &[u8], batch: nightshift_state::Batch, _: nightshift_state::Head| {
         for of in &batch.events {
             let event = format!("{of:?}");
@@ -272,11 +273,13 @@ async fn dump(source: &Source) -> anyhow::Result<()> {
             let line = Line { batch: batch.sequence, time_milliseconds: batch.time.0, kind, event: &event };
             let text = serde_json::to_string(&line).map_err(|error| JournalError::Io(error.to_string()))?;
             output::line(&text).map_err(|error| JournalError::Io(format!("{error:#}")))?;
-            state.apply(batch.time, of);
         }
         Ok(())
     };
     let head = source.read(&mut print).await?;
+    // The events that were printed may not be all there ever were.
+    let verified = source.verify(None).await?;
+    let state = verified.folded.state();
     let time = state.time();
     for (queue, book) in state.ledger().queues() {
         output::line(&serde_json::to_string(&QueueLine {
