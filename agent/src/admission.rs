@@ -2,7 +2,8 @@
 //!
 //! in → what an attempt needs, what is loaded, what is free · out → admitted with the warm copies to evict first, or a
 //! [`Shortage`] with the free bytes · invariant: reservations of a device never exceed what its owner lets us use, and
-//! with the warm copies of idle models they exceed it never at an admission.
+//! with the warm copies of idle models they exceed it never at an admission. A model's copy is counted once, however many
+//! attempts use it; each attempt adds what it needs beyond.
 
 use nightshift_types::{Bytes, Device, Digest};
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,9 +52,18 @@ pub enum Shortage {
     },
 }
 
+impl Demand {
+    /// What it takes beyond the loaded model.
+    fn own(&self) -> Bytes {
+        self.memory.saturating_sub(self.warm)
+    }
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Copy {
     warm: Bytes,
+    /// What its users take beyond, together.
+    own: Bytes,
     users: usize,
     last_used: u64,
 }
@@ -61,13 +71,21 @@ struct Copy {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Account {
     capacity: Bytes,
-    reserved: Bytes,
     copies: BTreeMap<Digest, Copy>,
 }
 
 impl Account {
+    /// What running attempts take, the copies they use included.
+    fn reserved(&self) -> Bytes {
+        self.copies.values().filter(|copy| copy.users > 0).map(|copy| copy.warm + copy.own).sum()
+    }
     fn idle(&self) -> Bytes {
         self.copies.values().filter(|copy| copy.users == 0).map(|copy| copy.warm).sum()
+    }
+    /// What a copy would add to what is taken, were this attempt to use it.
+    fn added(&self, demand: &Demand) -> Bytes {
+        let there = self.copies.get(&demand.model).map_or(Bytes(0), |copy| copy.warm);
+        demand.warm.saturating_sub(there) + demand.own()
     }
     /// The least recently used idle copy but `keep`.
     fn coldest(&self, keep: &Digest, gone: &BTreeSet<Digest>) -> Option<(Digest, Bytes)> {
@@ -103,9 +121,9 @@ impl Book {
         let clock = self.clock;
         let Some(account) = self.accounts.get_mut(&demand.device) else { return Ok(Vec::new()) };
         account.copies.retain(|digest, _| !gone.contains(digest));
-        account.reserved = account.reserved + demand.memory;
         let copy = account.copies.entry(demand.model).or_default();
-        *copy = Copy { warm: demand.warm.max(copy.warm), users: copy.users + 1, last_used: clock };
+        let (warm, own) = (demand.warm.max(copy.warm), copy.own + demand.own());
+        *copy = Copy { warm, own, users: copy.users + 1, last_used: clock };
         Ok(gone.into_iter().collect())
     }
 
@@ -124,13 +142,10 @@ impl Book {
                 released = released + copy.warm;
             }
         }
-        let loaded = account.copies.get(&demand.model).map_or(Bytes(0), |copy| copy.warm);
-        let idle_here = account.copies.get(&demand.model).filter(|c| c.users == 0).map_or(Bytes(0), |c| c.warm);
-        let need_more = demand.memory.saturating_sub(loaded);
+        let need_more = account.added(demand);
         loop {
-            // A copy of the attempt's own model stops being idle: its memory is part of the reservation.
-            let idle = account.idle().saturating_sub(idle_here).saturating_sub(released);
-            let fits = account.reserved + idle + demand.memory <= account.capacity;
+            let taken = (account.reserved() + account.idle()).saturating_sub(released);
+            let fits = taken + need_more <= account.capacity;
             let machine = need_more <= free_now + released;
             if fits && machine {
                 return Ok(gone);
@@ -140,8 +155,10 @@ impl Book {
                 return Err(if fits {
                     Shortage::Machine { device, need: need_more, free: free_now + released }
                 } else {
-                    let free = account.capacity.saturating_sub(account.reserved);
-                    Shortage::Memory { device, need: demand.memory, free, capacity: account.capacity }
+                    let shared = account.copies.get(&demand.model).is_some_and(|copy| copy.users > 0);
+                    let need = if shared { need_more } else { demand.memory };
+                    let free = account.capacity.saturating_sub(account.reserved());
+                    Shortage::Memory { device, need, free, capacity: account.capacity }
                 });
             };
             gone.insert(digest);
@@ -152,9 +169,9 @@ impl Book {
     /// Gives back what [`Self::admit`] reserved; the model stays, idle.
     pub fn release(&mut self, demand: &Demand) {
         let Some(account) = self.accounts.get_mut(&demand.device) else { return };
-        account.reserved = account.reserved.saturating_sub(demand.memory);
         if let Some(copy) = account.copies.get_mut(&demand.model) {
             copy.users = copy.users.saturating_sub(1);
+            copy.own = if copy.users == 0 { Bytes(0) } else { copy.own.saturating_sub(demand.own()) };
         }
     }
 
@@ -168,13 +185,13 @@ impl Book {
 
     /// What the book has free of one device, idle models counted as taken.
     pub fn free(&self, device: &str) -> Bytes {
-        let free = |account: &Account| account.capacity.saturating_sub(account.reserved + account.idle());
+        let free = |account: &Account| account.capacity.saturating_sub(account.reserved() + account.idle());
         self.accounts.get(device).map_or(Bytes(0), free)
     }
 
     /// What all attempts together reserve.
     pub fn reserved(&self) -> Bytes {
-        self.accounts.values().map(|account| account.reserved).sum()
+        self.accounts.values().map(Account::reserved).sum()
     }
 
     /// The devices' names.
@@ -184,21 +201,26 @@ impl Book {
 
     /// Says what is wrong with the book, given the demands that should be in it.
     pub fn check_invariants<'a>(&self, running: impl Iterator<Item = &'a Demand>) -> Result<(), String> {
-        let mut expected: BTreeMap<&str, Bytes> = BTreeMap::new();
+        let mut expected: BTreeMap<(&str, Digest), (usize, Bytes, Bytes)> = BTreeMap::new();
         for demand in running {
-            let sum = expected.entry(&demand.device).or_default();
-            *sum = *sum + demand.memory;
+            let (users, own, warm) = expected.entry((&demand.device, demand.model)).or_default();
+            (*users, *own, *warm) = (*users + 1, *own + demand.own(), demand.warm.max(*warm));
         }
         for (name, account) in &self.accounts {
-            let sum = expected.get(name.as_str()).copied().unwrap_or_default();
-            if account.reserved != sum {
-                return Err(format!("{name}: {} reserved, {sum} running", account.reserved));
+            for (model, copy) in &account.copies {
+                let (users, own, warm) = expected.remove(&(name.as_str(), *model)).unwrap_or_default();
+                if (copy.users, copy.own) != (users, own) || copy.warm < warm {
+                    return Err(format!("{name}: {copy:?} of {model}, {users} run and take {own} beyond {warm}"));
+                }
             }
-            if account.reserved > account.capacity {
-                return Err(format!("{name}: {} reserved of {}", account.reserved, account.capacity));
+            if account.reserved() > account.capacity {
+                return Err(format!("{name}: {} reserved of {}", account.reserved(), account.capacity));
             }
         }
-        Ok(())
+        match expected.keys().next() {
+            Some((device, model)) => Err(format!("{device}: attempts of {model} run, and the book has no copy")),
+            None => Ok(()),
+        }
     }
 }
 
@@ -238,6 +260,44 @@ mod tests {
         book.admit(&demand(1, 3, 3), &[], Bytes::gibi(3)).unwrap();
         book.release(&demand(1, 3, 3));
         assert_eq!(book.admit(&demand(1, 4, 3), &[], Bytes::gibi(1)).unwrap(), []);
+    }
+
+    #[test]
+    fn attempts_of_one_model_share_its_copy_and_add_their_own() {
+        let mut book = book();
+        let plenty = Bytes::gibi(64);
+        // 2 GiB of weights, 1 GiB an attempt, in 4 GiB.
+        assert_eq!(book.admit(&demand(1, 3, 2), &[], plenty).unwrap(), []);
+        assert_eq!(
+            book.admit(&demand(1, 3, 2), &[], Bytes::gibi(1)).unwrap(),
+            [],
+            "the machine gives its own part alone"
+        );
+        assert_eq!((book.reserved(), book.free("cpu0")), (Bytes::gibi(4), Bytes(0)));
+        let refused = book.admit(&demand(1, 3, 2), &[], plenty).unwrap_err();
+        assert_eq!(refused.to_string(), "cpu0 has 0 free of 4Gi, the attempt needs 1Gi");
+        book.check_invariants([demand(1, 3, 2), demand(1, 3, 2)].iter()).unwrap();
+        book.release(&demand(1, 3, 2));
+        assert_eq!(book.reserved(), Bytes::gibi(3));
+        book.release(&demand(1, 3, 2));
+        assert_eq!((book.reserved(), book.free("cpu0")), (Bytes(0), Bytes::gibi(2)), "the copy stays warm");
+        book.check_invariants([].iter()).unwrap();
+    }
+
+    #[test]
+    fn two_of_three_models_stay_and_the_least_recently_used_goes() {
+        let mut book = book();
+        let plenty = Bytes::gibi(64);
+        let mut gone = Vec::new();
+        for model in [1, 2, 1, 3, 1, 2, 3] {
+            gone.push(book.admit(&demand(model, 2, 2), &[], plenty).unwrap());
+            book.release(&demand(model, 2, 2));
+        }
+        let digest = |model| vec![Digest([model; 32])];
+        assert_eq!(gone, [vec![], vec![], vec![], digest(2), vec![], digest(3), digest(1)]);
+        book.admit(&demand(2, 2, 2), &[], plenty).unwrap();
+        book.admit(&demand(3, 2, 2), &[], plenty).unwrap();
+        book.admit(&demand(1, 2, 2), &[], plenty).unwrap_err();
     }
 
     #[test]

@@ -119,6 +119,7 @@ impl Runner {
                 parameters: work.parameters.clone(),
                 device: work.demand.device.clone(),
                 memory_limit: work.demand.memory,
+                memory_shared: work.demand.warm,
                 deadline: deadline.saturating_duration_since(Instant::now()),
                 label: work.attempt.to_string(),
             };

@@ -1,4 +1,4 @@
-//! Runs models: one worker process per loaded copy, supervised from here.
+//! Runs models: one worker process per loaded copy, supervised from here; tasks of one model run together where it allows.
 //!
 //! *In*: a [`Task`] (a verified model file, input bytes, parameters, limits). *Out*: the encoded [`Output`], or a typed
 //! [`Failed`]. *Invariant*: a worker's crash, hang or exhaustion is one failed task; the engine and later tasks live on,
@@ -65,6 +65,8 @@ pub struct Task {
     pub device: String,
     /// Memory the task may take, context and weights included; 0: no limit.
     pub memory_limit: Bytes,
+    /// What of it is there once for all tasks of the model: of a batch, the rest adds up.
+    pub memory_shared: Bytes,
     /// From the call of [`Engine::run`] to its end, waiting and loading included.
     pub deadline: Duration,
     /// For logs: the attempt's id.
@@ -76,11 +78,11 @@ pub struct Task {
 pub struct Timings {
     /// Starting the worker and loading the model; zero if it was loaded already.
     pub load: Duration,
-    /// Waiting for the model's worker, or for a worker to make room.
+    /// Waiting for the model's worker, for a worker to make room, for others of its batch, and while they computed.
     pub queue: Duration,
-    /// The model's method.
+    /// The model's method; of a batch, this task's share of it.
     pub compute: Duration,
-    /// Decoding the input and encoding the output.
+    /// Decoding the input and encoding the output; of a batch, this task's share.
     pub codec: Duration,
 }
 
@@ -127,7 +129,7 @@ pub struct Engine {
 
 #[derive(Debug)]
 struct Shared {
-    pool: Pool,
+    pool: Arc<Pool>,
     max_input: Bytes,
     stopping: CancellationToken,
 }
@@ -136,25 +138,27 @@ impl Engine {
     /// Starts no process yet: workers start with their first task.
     pub fn new(config: EngineConfig) -> Self {
         let (max_input, stopping) = (config.max_input, CancellationToken::new());
-        Self { shared: Arc::new(Shared { pool: Pool::new(config), max_input, stopping }) }
+        Self { shared: Arc::new(Shared { pool: Arc::new(Pool::new(config)), max_input, stopping }) }
     }
 
     /// Runs one task: waits for the model's worker, starts and loads it if need be, and answers before `task.deadline`.
     ///
-    /// Dropping the future, or cancelling, kills the worker if the task is on it.
+    /// Dropping the future, or cancelling, kills the worker if the task is on it, alone or with others that have gone as
+    /// well: what still somebody waits for goes on.
     pub async fn run(&self, task: Task, cancel: CancellationToken) -> Result<Output, Failed> {
         let Shared { pool, max_input, stopping } = &*self.shared;
         if task.input.len() as u64 > max_input.0 {
             let message = format!("the input has {} bytes; at most {max_input} are allowed", task.input.len());
             return Err(Failed::new(FailureReason::InputInvalid, message));
         }
+        let deadline = task.deadline;
         let cancelled = |why: &str| Err(Failed::new(FailureReason::Cancelled, why));
         tokio::select! {
             biased;
             () = cancel.cancelled() => cancelled("the task was cancelled"),
             () = stopping.cancelled() => cancelled("the agent is stopping"),
-            result = tokio::time::timeout(task.deadline, pool.run(&task)) => result.unwrap_or_else(|_| {
-                let message = format!("not finished within {} ms; its worker was ended", task.deadline.as_millis());
+            result = tokio::time::timeout(deadline, pool.run(task)) => result.unwrap_or_else(|_| {
+                let message = format!("not finished within {} ms", deadline.as_millis());
                 Err(Failed::new(FailureReason::DeadlineExceeded, message))
             }),
         }

@@ -1,5 +1,7 @@
 //! The engine with real worker processes, real libtorch and, where `make deps` has fetched it, the real Silero model.
 
+#[path = "worker/batching.rs"]
+mod batching;
 #[path = "worker/common.rs"]
 mod common;
 #[path = "worker/failures.rs"]

@@ -130,9 +130,9 @@ impl Work {
         if model == Model::Resident { 0 } else { self.model }
     }
 
-    /// KiB over the link, and from disk to device, where the model is there.
-    pub fn kibis(&self, model: Model) -> (u64, u64) {
-        (self.sent(model), self.loaded(model))
+    /// KiB over the link, and from disk to device, by where the model is: absent, cached, resident.
+    pub fn kibis(&self) -> [(u64, u64); 3] {
+        [Model::Absent, Model::Cached, Model::Resident].map(|model| (self.sent(model), self.loaded(model)))
     }
 
     /// Transfer, load and service on a device with `rates`, nanoseconds: below 2^54.

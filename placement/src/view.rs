@@ -162,9 +162,9 @@ pub struct DeviceView {
     /// `total` less what running and promised attempts hold. An idle warm model counts as free: the agent evicts it when
     /// the memory is needed.
     pub free: Bytes,
-    /// Attempts placed on it that have not ended.
+    /// Attempts placed on it that have not ended; of a model whose tasks run together, those of one call count as one.
     pub running: u32,
-    /// Attempts it may hold at once, as its agent says.
+    /// Attempts it may hold at once, as its agent says; so counted.
     pub slots: u32,
     /// Work promised to the device and not done, in milliseconds of its own time.
     pub queued_ms: u64,

@@ -23,6 +23,9 @@ pub fn assignment(state: &State, running: &Running, epoch: &Epoch) -> Option<pro
     let input = job.spec.inputs.get(running.attempt.task.index as usize)?;
     let spec = &job.spec;
     let file = InputRef { digest: spec.model_digest, size: spec.model_size };
+    // What was reserved when it was placed; the spec's memory may have changed since.
+    let shared = running.memory.saturating_sub(spec.per_item);
+    let weights = spec.model_size.min(shared);
     let model = proto::Model {
         file: Some((&file).into()),
         format: "TorchScript".into(),
@@ -30,9 +33,11 @@ pub fn assignment(state: &State, running: &Running, epoch: &Epoch) -> Option<pro
         inputs: spec.model.inputs.iter().map(Into::into).collect(),
         outputs: spec.model.outputs.iter().map(Into::into).collect(),
         name: format!("{}/{}", spec.namespace, spec.model_name),
-        weights_bytes: spec.model_size.0,
-        per_item_bytes: 0,
-        context_bytes: spec.memory.saturating_sub(spec.model_size).0,
+        weights_bytes: weights.0,
+        per_item_bytes: running.memory.saturating_sub(shared).0,
+        context_bytes: shared.saturating_sub(weights).0,
+        batch_max: spec.model.batching.max,
+        batch_delay_ms: spec.model.batching.max_delay_ms,
     };
     Some(proto::Assignment {
         attempt: running.attempt.to_string(),

@@ -4,6 +4,7 @@
 //! who may displace whom is `nightshift_placement::preempt`'s: pure. What is stopped waits again at once, uncounted.
 
 use crate::nodes::Nodes;
+use crate::nodes::load::{Group, Load};
 use nightshift_placement::preempt::{Preemption, RunningTask, TAKES, preempt};
 use nightshift_placement::queue::Tenant;
 use nightshift_placement::{AdmittedReason, Plan, Request, Snapshot, Unavailable, WhyNot};
@@ -175,12 +176,26 @@ fn take(snapshot: &mut Snapshot, plan: &Plan) {
     }
 }
 
-/// What runs, as a decision about it sees it.
+/// What runs, as a decision about it sees it. Of a model that several attempts of a device share, the end of one frees its
+/// own part alone; those that run together with others share a slot too, end soon, and are no victims.
 fn running<'s>(state: &'s State, nodes: &Nodes) -> Vec<RunningTask<'s>> {
     let known = nodes.estimates().known();
+    let sharing = nodes.sharing();
+    let mut loads: HashMap<(&NodeId, &str), Load> = HashMap::new();
+    for running in state.running().filter(|running| sharing.contains(&(running.node.clone(), running.device.clone()))) {
+        if let Some(job) = state.job(&running.attempt.task.job) {
+            loads.entry((&running.node, &running.device)).or_default().add(&job.spec, running.memory);
+        }
+    }
     let look = |running: &'s Running| {
         let (task, node) = (&running.attempt.task, &running.node);
         let job = state.job(&task.job)?;
+        let load = loads.get(&(node, running.device.as_str()));
+        let group = load.map_or_else(Group::default, |load| load.group(&job.spec.model_digest));
+        if group.count > 1 && group.together > 1 {
+            return None;
+        }
+        let memory = if group.count > 1 { job.spec.per_item.min(running.memory) } else { running.memory };
         let queue = job.spec.queue.as_str();
         let taken = known.busy_ms(task, node).unwrap_or(job.spec.reference.0);
         Some(RunningTask {
@@ -189,7 +204,7 @@ fn running<'s>(state: &'s State, nodes: &Nodes) -> Vec<RunningTask<'s>> {
             priority: job.spec.priority,
             node,
             device: &running.device,
-            memory: running.memory,
+            memory,
             queued_ms: taken,
             placed_at: running.placed_at,
             expected_end: Some(running.placed_at.after(known.expected(task, node).unwrap_or(Milliseconds(taken)))),

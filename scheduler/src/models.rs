@@ -91,7 +91,8 @@ mod tests {
     use super::*;
 
     fn ready(public: bool) -> Readiness {
-        let spec = ModelSpec { method: "forward".into(), inputs: vec![], outputs: vec![] };
+        let spec =
+            ModelSpec { method: "forward".into(), inputs: vec![], outputs: vec![], batching: Default::default() };
         Readiness::Ready(Arc::new(ReadyModel { spec, variants: vec![], min_trust_tier: TrustTier::Public, public }))
     }
 

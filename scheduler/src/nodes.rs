@@ -4,20 +4,19 @@
 //! invariant: of two sessions of one node the higher number wins; what an agent claims is labelled as a claim.
 
 pub mod census;
+pub mod load;
 
 use crate::estimates::{Estimates, Known};
 use nightshift_crds::{DECLARED_LABEL_PREFIX, LABEL_DEVICE_CLASS, LABEL_REGION};
-use nightshift_placement::{Correction, DeviceView, NodeView, Pool, Snapshot, Unavailable};
+use nightshift_placement::{NodeView, Pool, Snapshot, Unavailable};
 use nightshift_state::State;
-use nightshift_types::{Bytes, Device, Digest, Measured, Milliseconds, NodeId, Offer, Taint, Timestamp, TrustTier};
+use nightshift_types::{Device, Digest, Measured, Milliseconds, NodeId, Offer, Taint, Timestamp, TrustTier};
 use nightshift_wire::proto::{self, SchedulerMessage};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
 use tonic::Status;
 
-/// Attempts one device holds at once where its agent does not say: one computes, others fetch, decode and encode.
-const DEFAULT_SLOTS: u32 = 4;
 /// After a refusal the node's book is out of date: nothing is placed there for this long, twice as long after each
 /// further refusal until a result comes, and at most [`PARK_MOST`].
 const PARK: Milliseconds = Milliseconds(1_000);
@@ -330,6 +329,16 @@ impl Nodes {
         (cached.count(), loaded.count())
     }
 
+    /// Devices whose agents book a model once for all attempts.
+    pub fn sharing(&self) -> HashSet<(NodeId, String)> {
+        let inner = self.lock();
+        let shares = |(id, live): (&NodeId, &LiveNode)| {
+            let devices = live.announced.devices.iter().filter(|device| load::most_attempts(device).is_some());
+            devices.map(|device| (id.clone(), device.name.clone())).collect::<Vec<_>>()
+        };
+        inner.live.iter().flat_map(shares).collect()
+    }
+
     /// Device classes of every connected node.
     pub fn classes(&self) -> Vec<nightshift_types::DeviceClass> {
         let inner = self.lock();
@@ -375,31 +384,10 @@ fn view(
     view.measured = live.announced.measured;
     view.round_trip = live.round_trip;
     view.cached = live.resident.cached.clone();
-    view.devices = live.announced.devices.iter().map(|device| device_view(id, device, live, state, known)).collect();
+    view.devices =
+        live.announced.devices.iter().map(|device| load::device_view(id, device, live, state, known)).collect();
     known.correct(&mut view);
     view
-}
-
-fn device_view(id: &NodeId, device: &Device, live: &LiveNode, state: &State, known: &Known<'_>) -> DeviceView {
-    let here = || state.running_on(id).filter(|running| running.device == device.name);
-    let held: Bytes = here().map(|running| running.memory).sum();
-    let queued = here().filter_map(|running| {
-        let task = &running.attempt.task;
-        known.busy_ms(task, id).or_else(|| state.job(&task.job).map(|job| job.spec.reference.0))
-    });
-    let loaded = live.resident.loaded.iter().filter(|(_, name)| *name == device.name);
-    DeviceView {
-        name: device.name.clone(),
-        class: device.class,
-        total: device.memory,
-        free: device.memory.saturating_sub(held),
-        running: here().count() as u32,
-        slots: device.attributes.get("slots").and_then(|text| text.parse().ok()).unwrap_or(DEFAULT_SLOTS),
-        queued_ms: queued.sum(),
-        gigaflops: None,
-        correction: Correction::NONE,
-        warm: loaded.map(|(digest, _)| *digest).collect(),
-    }
 }
 
 /// Labels the control plane gives a node; a ComputeNode shows them too.

@@ -140,7 +140,8 @@ mod tests {
 
     #[tokio::test]
     async fn every_end_is_a_verdict() {
-        let spec = ModelSpec { method: "forward".into(), inputs: vec![], outputs: vec![] };
+        let spec =
+            ModelSpec { method: "forward".into(), inputs: vec![], outputs: vec![], batching: Default::default() };
         let minute = Duration::from_secs(60);
         let cases = [
             (r#"echo '{"loadMilliseconds":12.5,"computeMilliseconds":3.2,"peakMemoryBytes":1024}'"#, "ok"),

@@ -3,7 +3,9 @@
 use nightshift_crds::{InferenceJobSpec, ModelArtifactSpec};
 use nightshift_scheduler::controller::convert::{self, Identity};
 use nightshift_scheduler::models::{ReadyModel, ReadyVariant};
-use nightshift_types::{Bytes, DeviceClass, Digest, Dtype, InputRef, Milliseconds, Reputation, TaintEffect, TrustTier};
+use nightshift_types::{
+    Batching, Bytes, DeviceClass, Digest, Dtype, InputRef, Milliseconds, Reputation, TaintEffect, TrustTier,
+};
 use serde_json::{Value, json};
 
 fn manifest(more: Value) -> ModelArtifactSpec {
@@ -94,6 +96,22 @@ fn pictures_are_taken_and_what_their_codec_would_refuse_is_named() {
     output(json!({ "image": { "width": 8 } }), "are for inputs: remove them");
     output(json!({ "image": { "quality": 8 } }), "for image.format jpeg only");
     output(json!({ "image": { "watermark": "\u{65e5}" } }), "Latin-1");
+}
+
+#[test]
+fn batching_needs_a_size_to_put_inputs_behind_each_other_in() {
+    let batching = |shape: Value, max: i32| {
+        let input = json!({ "name": "x", "codec": "tensor", "shape": shape });
+        let constant = json!({ "name": "rate", "codec": "json", "constant": "7" });
+        let batching = json!({ "max": max, "maxDelayMilliseconds": 5 });
+        convert::model_spec(&manifest(json!({ "inputs": [input, constant], "batching": batching })))
+    };
+    for shape in [json!([-1, 4]), json!([1, 3, 224, 224])] {
+        assert_eq!(batching(shape, 8).unwrap().batching, Batching { max: 8, max_delay_ms: 5 });
+    }
+    let error = batching(json!([512]), 8).unwrap_err().0;
+    assert!(error.contains("spec.batching.max") && error.contains("\"x\"") && error.contains("-1 or 1"), "{error}");
+    assert_eq!(batching(json!([512]), 1).unwrap().batching, Batching::default(), "one by one is no batch");
 }
 
 #[test]

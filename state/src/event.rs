@@ -188,7 +188,8 @@ impl Event {
         matches!(self, Self::Transferred { .. } | Self::JobFinished { .. } | Self::NodeJoined { .. })
     }
 
-    /// The first format that has it.
+    /// The first format that has it. How a job's model may share (`batching`, `per_item`) needs none: who drops that runs the
+    /// same tasks one by one, and books them in full.
     pub fn format(&self) -> u32 {
         let newer = match self {
             Self::FormatRaised { .. } | Self::SnapshotBegun | Self::SnapshotTaken { .. } => return 3,

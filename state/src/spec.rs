@@ -3,8 +3,8 @@
 use crate::convert::{DecodeError, bad, hash, id, pb, points, points_to};
 use crate::event::JobTerms;
 use nightshift_types::{
-    Bytes, Digest, InputRef, JobSpec, Milliseconds, ModelSpec, PicoPoints, Port, Reputation, TaintEffect, Toleration,
-    TolerationOperator,
+    Batching, Bytes, Digest, InputRef, JobSpec, Milliseconds, ModelSpec, PicoPoints, Port, Reputation, TaintEffect,
+    Toleration, TolerationOperator,
 };
 
 pub(crate) fn spec_to(spec: &JobSpec) -> pb::JobSpec {
@@ -19,6 +19,7 @@ pub(crate) fn spec_to(spec: &JobSpec) -> pb::JobSpec {
         variant: spec.variant.clone(),
         model: Some(model_to(&spec.model)),
         memory: spec.memory.0,
+        per_item: spec.per_item.0,
         reference_ms: spec.reference.0,
         inputs: spec.inputs.iter().map(|i| pb::Input { digest: i.digest.0.to_vec(), size: i.size.0 }).collect(),
         parameters: spec.parameters.clone(),
@@ -62,6 +63,7 @@ pub(crate) fn spec_from(m: pb::JobSpec) -> Result<JobSpec, DecodeError> {
         variant: m.variant,
         model: model_from(m.model.ok_or_else(|| bad("spec.model", "missing"))?)?,
         memory: Bytes(m.memory),
+        per_item: Bytes(m.per_item),
         reference: Milliseconds(m.reference_ms),
         inputs: m.inputs.iter().map(input).collect::<Result<_, _>>()?,
         parameters: m.parameters,
@@ -147,7 +149,13 @@ fn model_to(model: &ModelSpec) -> pb::Model {
         options: p.options.clone(),
     };
     let ports = |ports: &[Port]| ports.iter().map(port).collect();
-    pb::Model { method: model.method.clone(), inputs: ports(&model.inputs), outputs: ports(&model.outputs) }
+    pb::Model {
+        method: model.method.clone(),
+        inputs: ports(&model.inputs),
+        outputs: ports(&model.outputs),
+        batch_max: model.batching.max,
+        batch_delay_ms: model.batching.max_delay_ms,
+    }
 }
 
 fn model_from(m: pb::Model) -> Result<ModelSpec, DecodeError> {
@@ -162,7 +170,8 @@ fn model_from(m: pb::Model) -> Result<ModelSpec, DecodeError> {
         })
     };
     let ports = |ports: Vec<pb::Port>| ports.into_iter().map(port).collect::<Result<Vec<_>, _>>();
-    Ok(ModelSpec { method: m.method, inputs: ports(m.inputs)?, outputs: ports(m.outputs)? })
+    let batching = Batching { max: m.batch_max, max_delay_ms: m.batch_delay_ms };
+    Ok(ModelSpec { method: m.method, inputs: ports(m.inputs)?, outputs: ports(m.outputs)?, batching })
 }
 
 const EFFECTS: [(TaintEffect, &str); 3] = [

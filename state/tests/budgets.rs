@@ -244,6 +244,21 @@ fn statements_have_every_entry_and_the_job_it_is_of() {
 }
 
 #[test]
+fn what_a_model_may_share_is_kept_and_needs_no_newer_format() {
+    let mut bench = Bench::new(&["n1"]);
+    let mut shared = spec(1);
+    shared.model.batching = Batching { max: 16, max_delay_ms: 5 };
+    shared.per_item = Bytes::mebi(4);
+    bench.ok(admit("shared", shared.clone()));
+    assert!(bench.batches.iter().all(|batch| batch[..2] == [0x08, 1]));
+    let kept = bench.batches.last().unwrap();
+    let events = nightshift_state::Batch::decode(kept).unwrap().events;
+    let Some(Event::JobAdmitted { spec, .. }) = events.last() else { panic!("{events:?}") };
+    assert_eq!(**spec, shared);
+    assert_eq!(spec.shared_memory(), Bytes::mebi(60));
+}
+
+#[test]
 fn a_batch_says_the_format_that_it_needs() {
     // Field 1 of a batch, a varint: its format.
     let format = |bench: &Bench| bench.batches.last().unwrap()[..2].to_vec();

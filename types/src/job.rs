@@ -142,8 +142,11 @@ pub struct JobSpec {
     /// How to decode the input, call the model and encode the output: journaled, so that a running job never depends on
     /// a ModelArtifact that was deleted meanwhile. At most 64 KiB as JSON.
     pub model: crate::model::ModelSpec,
-    /// Device memory a task needs.
+    /// Device memory a task needs where its model is not loaded.
     pub memory: Bytes,
+    /// What of `memory` each task has for itself, as the model says it; the rest is there once for all tasks of the model
+    /// that are on one device.
+    pub per_item: Bytes,
     /// Time one task should take on the reference machine, from the model's proving run (market.md): priced by it.
     pub reference: Milliseconds,
     /// One blob a task; the position is the completion index.
@@ -194,6 +197,11 @@ pub struct JobSpec {
 }
 
 impl JobSpec {
+    /// Of `memory`, what stands on a device once for all of the model's tasks: weights and context.
+    pub fn shared_memory(&self) -> Bytes {
+        self.memory.saturating_sub(self.per_item)
+    }
+
     /// Number of its tasks: one an input.
     pub fn completions(&self) -> u32 {
         self.inputs.len() as u32

@@ -23,7 +23,7 @@ pub use budget::{Budget, BudgetPeriod, DEFAULT_QUEUE};
 pub use device::{Device, DeviceClass, Measured, Offer, TrustTier};
 pub use ids::{AccountId, AttemptId, CellId, Digest, Epoch, IdError, JobId, NodeId, TaskId, TokenId};
 pub use job::{InputRef, JobSpec, NodeSelector, Objective, Taint, TaintEffect, Toleration, TolerationOperator};
-pub use model::{Codec, CodecOptions, Dtype, ModelSpec, Port, Variant};
+pub use model::{Batching, Codec, CodecOptions, Dtype, ModelSpec, Port, Variant};
 pub use queue::{QueueTier, Quota, StopPolicy, TenantQueue, Usage, decayed};
 pub use reason::{FailureReason, Fault};
 pub use reputation::{Evidence, Reputation};

@@ -122,6 +122,16 @@ impl Variant {
     }
 }
 
+/// How tasks of a model may share one call of its method: their inputs stand one behind the other in the first size of
+/// each input's shape, and so do the results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Batching {
+    /// Most tasks in one call; 0 and 1: one by one.
+    pub max: u32,
+    /// Milliseconds a task may wait for others.
+    pub max_delay_ms: u64,
+}
+
 /// What to run, without where it comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelSpec {
@@ -131,4 +141,7 @@ pub struct ModelSpec {
     pub inputs: Vec<Port>,
     /// In the order of the returned tuple.
     pub outputs: Vec<Port>,
+    /// How tasks may run together.
+    #[serde(default)]
+    pub batching: Batching,
 }

@@ -4,7 +4,8 @@
 
 use crate::proto;
 use nightshift_types::{
-    AttemptId, Device, Digest, Epoch, FailureReason, InputRef, Measured, Milliseconds, ModelSpec, Offer, Port,
+    AttemptId, Batching, Device, Digest, Epoch, FailureReason, InputRef, Measured, Milliseconds, ModelSpec, Offer,
+    Port,
     units::{Bytes, PicoPoints},
 };
 use std::collections::BTreeMap;
@@ -25,6 +26,9 @@ pub struct WireError {
 pub const MAX_DEVICES: usize = 16;
 /// Most labels or attributes, and longest text of one.
 pub const MAX_LABELS: usize = 64;
+/// Attribute of a device: attempts that it may hold at once where a model's batches count as one slot each. Its agent books
+/// a model's memory once for all of them.
+pub const ATTEMPTS_ATTRIBUTE: &str = "attempts";
 /// Longest free text kept of an agent's frame, in bytes; the rest is cut.
 pub const MAX_TEXT: usize = 1024;
 /// Most attempts or models one frame may list.
@@ -201,6 +205,7 @@ pub fn model_spec(model: &proto::Model) -> Checked<ModelSpec> {
         method: clip(&model.method),
         inputs: ports("model.inputs", &model.inputs)?,
         outputs: ports("model.outputs", &model.outputs)?,
+        batching: Batching { max: model.batch_max, max_delay_ms: model.batch_delay_ms },
     })
 }
 

@@ -19,11 +19,16 @@ fn texts(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 }
 
 fn plan(inputs: Vec<Port>, outputs: Vec<Port>) -> Plan {
-    Plan::new(&ModelSpec { method: "forward".into(), inputs, outputs }, &BTreeMap::new()).unwrap()
+    Plan::new(&ModelSpec { method: "forward".into(), inputs, outputs, batching: Default::default() }, &BTreeMap::new())
+        .unwrap()
 }
 
 fn fails(inputs: Vec<Port>, outputs: Vec<Port>, parameters: &[(&str, &str)]) -> CodecError {
-    Plan::new(&ModelSpec { method: "forward".into(), inputs, outputs }, &texts(parameters)).unwrap_err()
+    Plan::new(
+        &ModelSpec { method: "forward".into(), inputs, outputs, batching: Default::default() },
+        &texts(parameters),
+    )
+    .unwrap_err()
 }
 
 fn tensor(value: &IValue) -> &Tensor {
@@ -268,6 +273,7 @@ fn silero_vectors() {
             method: "forward".into(),
             inputs: vec![],
             outputs: vec![with(port("speech", Codec::Segments, Dtype::Float32, &[]), &[("sampleRate", "16000")])],
+            batching: Default::default(),
         };
         let plan = Plan::new(&spec, &parameters).unwrap();
         let samples = case["samples"].as_u64().unwrap() as usize;

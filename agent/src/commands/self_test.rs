@@ -153,11 +153,13 @@ async fn model(program: &Path, folder: &Path, settings: &Settings) -> anyhow::Re
             method: "forward".into(),
             inputs: vec![port("x", Codec::Tensor, &[SIDE, SIDE])],
             outputs: vec![port("y", Codec::Json, &[])],
+            batching: Default::default(),
         },
         input: vec![0; (SIDE * SIDE * 4) as usize],
         parameters: BTreeMap::new(),
         device: "cpu0".into(),
         memory_limit: Bytes::gibi(1),
+        memory_shared: Bytes(0),
         deadline: Duration::from_secs(60),
         label: "self-test".into(),
     };

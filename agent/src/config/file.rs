@@ -153,7 +153,7 @@ impl Default for Limits {
             memory_idle: "90%".into(),
             cache_disk: "20Gi".into(),
             threads: 0,
-            attempts: 16,
+            attempts: 64,
             power: 0.0,
             require_sandbox: false,
         }

@@ -5,7 +5,7 @@
 
 use super::{AgentCore, Phase, Stage, Surroundings};
 use nightshift_types::Bytes;
-use nightshift_wire::convert::{MAX_LISTED, clip};
+use nightshift_wire::convert::{ATTEMPTS_ATTRIBUTE, MAX_LISTED, clip};
 use nightshift_wire::{CAPABILITIES, MAX_CONTROL_FRAME, proto};
 use prost::Message;
 
@@ -67,10 +67,13 @@ impl AgentCore {
         Box::new(proto::AgentMessage { kind: Some(proto::agent_message::Kind::Heartbeat(heartbeat)) })
     }
 
-    /// A device, and how many attempts it takes at once: one computes while others fetch, decode and encode.
+    /// A device, and how many attempts it takes at once: one computes while others fetch, decode and encode. Those that can
+    /// run in one call with others count as one.
     fn device(&self, device: &nightshift_types::Device) -> proto::Device {
         let mut frame = proto::Device::from(device);
         frame.attributes.insert("slots".into(), self.limits.max_attempts.min(SLOTS).to_string());
+        let share = self.limits.max_attempts / self.facts.devices.len().max(1);
+        frame.attributes.insert(ATTEMPTS_ATTRIBUTE.into(), share.max(1).to_string());
         frame
     }
 

@@ -49,7 +49,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            max_attempts: 16,
+            max_attempts: 64,
             max_held: 512,
             max_outbox: Bytes::gibi(2),
             delivery_window: 32,

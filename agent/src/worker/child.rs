@@ -1,4 +1,4 @@
-//! The worker's own process: one model, one task at a time, until its engine goes away.
+//! The worker's own process: one model, one call at a time, until its engine goes away.
 //!
 //! *In*: [`Request`] frames on the control socket. *Out*: [`Reply`] frames. *Invariant*: nothing of the model is read before
 //! the [`sandbox`] holds; a panic is a failed task, told to
@@ -8,8 +8,8 @@ use crate::codec::Encoded;
 use crate::engine::Failed;
 use crate::sys::{channel, limits, process, shm::Segment};
 use crate::worker::message;
-use crate::worker::model::{Finished, Model, Plans, device_of, set_threads, verify};
-use crate::worker::protocol::{Done, KEPT_SEGMENT, Load, Reply, Request, Run};
+use crate::worker::model::{Finished, Model, Plans, Unfinished, device_of, set_threads, verify};
+use crate::worker::protocol::{Done, KEPT_SEGMENT, Load, Part, Reply, Request, Run};
 use crate::worker::sandbox;
 use nightshift_types::{Digest, FailureReason};
 use std::fs::File;
@@ -17,6 +17,9 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+
+/// Characters of all the messages of one reply together.
+const MESSAGES: usize = 32 << 10;
 
 /// Serves the engine at the other end of descriptor `fd`.
 pub fn main(fd: RawFd) -> ExitCode {
@@ -44,12 +47,13 @@ impl Control {
             Ok(worker) => worker,
             Err((failed, _)) => return self.reply(&failed_reply(failed, false)),
         };
-        self.reply(&Reply::Ready)?;
+        self.reply(&Reply::Ready { together: !worker.model.keeps_state() })?;
         while let Some((request, fds)) = self.receive()? {
             let Request::Run(run) = request else { return Err(io::Error::other("expected a task")) };
             worker.take_segments(&run, fds)?;
             match guarded(|| worker.run(run)) {
-                Ok(finished) => self.finish(&mut worker, finished)?,
+                Ok(Some(finished)) => self.finish(&mut worker, finished)?,
+                Ok(None) => self.reply(&Reply::Indivisible)?,
                 Err((failed, healthy)) => {
                     self.reply(&failed_reply(failed, healthy))?;
                     if !healthy {
@@ -62,24 +66,39 @@ impl Control {
     }
 
     fn finish(&self, worker: &mut Worker, finished: Finished) -> io::Result<()> {
-        let Finished { encoded: Encoded { bytes, content_type }, compute, codec } = finished;
-        let written = worker.output.as_ref().is_some_and(|output| output.write(0, &bytes));
-        if !written {
-            self.reply(&Reply::NeedOutput { bytes: bytes.len() })?;
+        let Finished { results, compute, codec } = finished;
+        let length = |result: &Result<Encoded, Failed>| result.as_ref().map_or(0, |encoded| encoded.bytes.len());
+        let total: usize = results.iter().map(length).sum();
+        if worker.output.as_ref().is_none_or(|output| output.len() < total) {
+            self.reply(&Reply::NeedOutput { bytes: total })?;
             let (size, fd) = match self.receive()? {
                 Some((Request::Grow { size }, mut fds)) => (size, fds.pop()),
                 _ => return Err(io::Error::other("expected a larger output segment")),
             };
             let fd = fd.ok_or_else(|| io::Error::other("no output segment"))?;
-            let output = worker.output.insert(Segment::open(fd, size)?);
-            if !output.write(0, &bytes) {
+            worker.output = Some(Segment::open(fd, size)?);
+        }
+        let (mut at, mut parts) = (0, Vec::with_capacity(results.len()));
+        // Their frame is bounded, however many they are.
+        let words = (MESSAGES / results.len().max(1)).min(message::LIMIT);
+        for result in results {
+            let Encoded { bytes, content_type } = match result {
+                Ok(encoded) => encoded,
+                Err(Failed { reason, message }) => {
+                    let message = message::clean(&message).chars().take(words).collect();
+                    parts.push(Part::Failed { reason: reason.as_str().into(), message });
+                    continue;
+                }
+            };
+            if !worker.output.as_ref().is_some_and(|output| output.write(at, &bytes)) {
                 return Err(io::Error::other("the output segment is too small"));
             }
+            at += bytes.len();
+            parts.push(Part::Output { bytes: bytes.len(), content_type: content_type.to_owned() });
         }
         worker.let_go_of_large_segments();
         self.reply(&Reply::Done(Done {
-            output: bytes.len(),
-            content_type: content_type.to_owned(),
+            results: parts,
             compute: compute.as_micros() as u64,
             codec: codec.as_micros() as u64,
         }))
@@ -204,14 +223,32 @@ impl Worker {
         self.output.take_if(|segment| segment.len() > KEPT_SEGMENT);
     }
 
-    fn run(&mut self, run: Run) -> Result<Finished, Failed> {
+    /// `None`: several cannot run together. What fails of a single task fails the run, so that its worker is judged by it.
+    fn run(&mut self, run: Run) -> Result<Option<Finished>, Failed> {
         if run.memory != self.memory && self.baseline > 0 {
             limits::limit_memory(self.baseline, run.memory, self.threads);
             self.memory = run.memory;
         }
-        let (method, plan) = self.plans.get(run.spec, &run.parameters)?;
+        let (spec, plan) = self.plans.get(run.spec, &run.parameters)?;
         let missing = || Failed::new(FailureReason::Internal, "the input segment is too small");
-        let input = self.input.as_ref().ok_or_else(missing)?;
-        input.with(run.input, |bytes| self.model.run(method, plan, bytes, self.max_output)).ok_or_else(missing)?
+        let total = run.inputs.iter().try_fold(0usize, |sum, length| sum.checked_add(*length)).ok_or_else(missing)?;
+        let segment = self.input.as_ref().ok_or_else(missing)?;
+        let finished = segment.with(total, |mut bytes| {
+            let mut inputs = Vec::with_capacity(run.inputs.len());
+            for length in &run.inputs {
+                let (input, rest) = bytes.split_at(*length);
+                inputs.push(input);
+                bytes = rest;
+            }
+            self.model.run(spec, plan, &inputs, self.max_output)
+        });
+        match finished.ok_or_else(missing)? {
+            Ok(Finished { mut results, .. }) if results.len() == 1 && results[0].is_err() => {
+                results.remove(0).map(|_| None)
+            }
+            Ok(finished) => Ok(Some(finished)),
+            Err(Unfinished::Indivisible) => Ok(None),
+            Err(Unfinished::Failed(failed)) => Err(failed),
+        }
     }
 }

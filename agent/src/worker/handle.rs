@@ -5,13 +5,14 @@
 
 use crate::engine::{EngineConfig, Failed, Output, Task, Timings};
 use crate::sys::{channel, limits, process, shm::Segment};
-use crate::worker::protocol::{self, Done, KEPT_SEGMENT, Load, Reply, Request, Run};
+use crate::worker::protocol::{self, Done, KEPT_SEGMENT, Load, Part, Reply, Request, Run};
 use crate::worker::spawner::Spawner;
-use nightshift_types::{FailureReason, ModelSpec};
+use nightshift_types::{Bytes, Digest, FailureReason, ModelSpec};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
@@ -38,6 +39,7 @@ pub struct Handle {
     /// The kernel's count when the worker started.
     kills_before: u64,
     max_output: usize,
+    together: bool,
 }
 
 #[derive(Debug)]
@@ -46,22 +48,48 @@ struct Body {
     place: OwnedSemaphorePermit,
 }
 
-/// A failed task, and whether its worker can take another.
-pub type Broken = (Failed, bool);
+/// A failed run.
+#[derive(Debug)]
+pub struct Broken {
+    /// Why.
+    pub failed: Failed,
+    /// Whether the worker can take another task.
+    pub healthy: bool,
+    /// Its tasks cannot run together: what the model returned cannot be taken apart.
+    pub indivisible: bool,
+}
+
+impl Broken {
+    fn fatal(failed: Failed) -> Self {
+        Self { failed, healthy: false, indivisible: false }
+    }
+}
+
+/// A model to load.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// What the file must hash to.
+    pub digest: Digest,
+    /// The file.
+    pub path: PathBuf,
+    /// The engine's name of a device.
+    pub device: String,
+    /// Memory it may take; 0: no limit.
+    pub memory: Bytes,
+}
 
 impl Handle {
-    /// Starts a process and loads the task's model in it.
+    /// Starts a process and loads a model in it.
     pub async fn start(
         config: &EngineConfig,
         spawner: &Spawner,
         place: OwnedSemaphorePermit,
-        task: &Task,
+        source: &Source,
     ) -> Result<Self, Failed> {
         let internal = |what: &str, error: &dyn std::fmt::Display| {
             Failed::new(FailureReason::Internal, format!("{what}: {error}"))
         };
-        let file =
-            File::open(&task.model_path).map_err(|e| internal("the model's file cannot be opened", &e.kind()))?;
+        let file = File::open(&source.path).map_err(|e| internal("the model's file cannot be opened", &e.kind()))?;
         let kills_before = limits::out_of_memory_kills();
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(|e| internal("no socket", &e))?;
         ours.set_nonblocking(true).map_err(|e| internal("no socket", &e))?;
@@ -77,18 +105,22 @@ impl Handle {
             spec: None,
             kills_before,
             max_output: config.max_output.0 as usize,
+            together: false,
         };
         let load = Load {
-            digest: task.model_digest.to_string(),
-            device: task.device.clone(),
+            digest: source.digest.to_string(),
+            device: source.device.clone(),
             threads: config.threads,
-            memory: task.memory_limit.0,
+            memory: source.memory.0,
             max_output: handle.max_output,
         };
         match handle.exchange(&Request::Load(load), &[file.as_fd()]).await {
-            Ok(Reply::Ready) => Ok(handle),
+            Ok(Reply::Ready { together }) => {
+                handle.together = together;
+                Ok(handle)
+            }
             Ok(Reply::Failed { reason, message, .. }) => Err(protocol::failure(&reason, &message)),
-            Ok(_) => Err(handle.out_of_order()),
+            Ok(_) => Err(out_of_order()),
             Err(error) => Err(handle.autopsy(error).await),
         }
     }
@@ -99,97 +131,127 @@ impl Handle {
         silent.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Runs one task.
-    pub async fn run(&mut self, task: &Task) -> Result<Output, Broken> {
-        match self.try_run(task).await {
-            Ok(Ok(output)) => {
+    /// Whether the model's tasks may run together.
+    pub fn together(&self) -> bool {
+        self.together
+    }
+
+    /// Runs tasks of one spec and the same parameters in one call, with so much memory; their results in their order.
+    pub async fn run(&mut self, tasks: &[Task], memory: Bytes) -> Result<Vec<Result<Output, Failed>>, Broken> {
+        match self.try_run(tasks, memory).await {
+            Ok(Ok(outputs)) => {
                 self.input.take_if(|segment| segment.len() > KEPT_SEGMENT);
                 self.output.take_if(|segment| segment.len() > KEPT_SEGMENT);
-                Ok(output)
+                Ok(outputs)
             }
             Ok(Err(broken)) => Err(broken),
-            Err(error) => Err((self.autopsy(error).await, false)),
+            Err(error) => Err(Broken::fatal(self.autopsy(error).await)),
         }
     }
 
     /// The outer error: the process is beyond talking to.
-    async fn try_run(&mut self, task: &Task) -> io::Result<Result<Output, Broken>> {
-        let new_input = provide(&mut self.input, task.input.len().max(1))?;
+    async fn try_run(
+        &mut self,
+        tasks: &[Task],
+        memory: Bytes,
+    ) -> io::Result<Result<Vec<Result<Output, Failed>>, Broken>> {
+        let Some(first) = tasks.first() else { return Ok(Ok(Vec::new())) };
+        let inputs: Vec<usize> = tasks.iter().map(|task| task.input.len()).collect();
+        let new_input = provide(&mut self.input, inputs.iter().sum::<usize>().max(1))?;
         let new_output = provide(&mut self.output, 1)?;
-        self.copy_in(&task.input).await?;
-        let spec = (self.spec.as_ref() != Some(&task.spec)).then(|| task.spec.clone());
+        let mut at = 0;
+        for task in tasks {
+            self.copy_in(at, &task.input).await?;
+            at += task.input.len();
+        }
+        let spec = (self.spec.as_ref() != Some(&first.spec)).then(|| first.spec.clone());
         if spec.is_some() {
             self.spec.clone_from(&spec);
         }
-        let request = Request::Run(Run {
-            spec,
-            parameters: task.parameters.clone(),
-            input: task.input.len(),
-            new_input,
-            new_output,
-            memory: task.memory_limit.0,
-        });
+        let parameters = first.parameters.clone();
+        let request = Request::Run(Run { spec, parameters, inputs, new_input, new_output, memory: memory.0 });
         let fds = [new_input.and(self.input.as_ref()), new_output.and(self.output.as_ref())];
         let fds: Vec<BorrowedFd<'_>> = fds.into_iter().flatten().map(Segment::fd).collect();
         let mut reply = exchange(&mut self.socket, &request, &fds).await?;
         if let Reply::NeedOutput { bytes } = reply {
-            if bytes > self.max_output {
-                return Ok(Err((self.out_of_order(), false)));
+            if bytes > self.max_output.saturating_mul(tasks.len()) {
+                return Ok(Err(Broken::fatal(out_of_order())));
             }
             let size = provide(&mut self.output, bytes)?.unwrap_or(0);
             let fds: Vec<BorrowedFd<'_>> = self.output.iter().map(Segment::fd).collect();
             reply = exchange(&mut self.socket, &Request::Grow { size }, &fds).await?;
         }
-        match reply {
-            Reply::Done(done) => Ok(self.copy_out(done).await),
-            Reply::Failed { reason, message, healthy } => Ok(Err((protocol::failure(&reason, &message), healthy))),
-            Reply::Ready | Reply::NeedOutput { .. } => Ok(Err((self.out_of_order(), false))),
-        }
+        Ok(match reply {
+            Reply::Done(done) if done.results.len() == tasks.len() => self.copy_out(done).await,
+            Reply::Failed { reason, message, healthy } => {
+                Err(Broken { failed: protocol::failure(&reason, &message), healthy, indivisible: false })
+            }
+            Reply::Indivisible if tasks.len() > 1 => {
+                let failed = Failed::new(FailureReason::OutputInvalid, "the model's results cannot be taken apart");
+                Err(Broken { failed, healthy: true, indivisible: true })
+            }
+            _ => Err(Broken::fatal(out_of_order())),
+        })
     }
 
-    async fn copy_in(&self, bytes: &[u8]) -> io::Result<()> {
+    async fn copy_in(&self, start: usize, bytes: &[u8]) -> io::Result<()> {
         for (step, part) in bytes.chunks(COPY_STEP).enumerate() {
             if step > 0 {
                 tokio::task::yield_now().await;
             }
-            if !self.input.as_ref().is_some_and(|input| input.write(step * COPY_STEP, part)) {
+            if !self.input.as_ref().is_some_and(|input| input.write(start + step * COPY_STEP, part)) {
                 return Err(io::Error::other("the input segment is too small"));
             }
         }
         Ok(())
     }
 
-    async fn copy_out(&self, done: Done) -> Result<Output, Broken> {
+    async fn copy_out(&self, done: Done) -> Result<Vec<Result<Output, Failed>>, Broken> {
+        let compute = Duration::from_micros(done.compute);
+        let codec = Duration::from_micros(done.codec / done.results.len().max(1) as u64);
+        let timings = Timings { compute, codec, ..Timings::default() };
+        let (mut at, mut outputs) = (0, Vec::with_capacity(done.results.len()));
+        for part in done.results {
+            let (length, content_type) = match part {
+                Part::Output { bytes, content_type } => (bytes, content_type),
+                Part::Failed { reason, message } => {
+                    outputs.push(Err(protocol::failure(&reason, &message)));
+                    continue;
+                }
+            };
+            let bytes = self.read(at, length).await.ok_or_else(|| Broken::fatal(out_of_order()))?;
+            at += length;
+            let content_type = protocol::content_type(&content_type);
+            outputs.push(Ok(Output { bytes, content_type, timings }));
+        }
+        Ok(outputs)
+    }
+
+    /// `None`: the segment has no such bytes, or there is no memory for them.
+    async fn read(&self, at: usize, length: usize) -> Option<Vec<u8>> {
         let mut bytes = Vec::new();
-        let room = done.output <= self.max_output && bytes.try_reserve_exact(done.output).is_ok();
-        while room && bytes.len() < done.output {
+        if length > self.max_output || bytes.try_reserve_exact(length).is_err() {
+            return None;
+        }
+        while bytes.len() < length {
             if !bytes.is_empty() {
                 tokio::task::yield_now().await;
             }
-            let step = COPY_STEP.min(done.output - bytes.len());
-            if !self.output.as_ref().is_some_and(|output| output.read(bytes.len(), step, &mut bytes)) {
-                break;
+            let (start, step) = (at.checked_add(bytes.len())?, COPY_STEP.min(length - bytes.len()));
+            if !self.output.as_ref().is_some_and(|output| output.read(start, step, &mut bytes)) {
+                return None;
             }
         }
-        if bytes.len() != done.output {
-            return Err((self.out_of_order(), false));
-        }
-        let (compute, codec) = (Duration::from_micros(done.compute), Duration::from_micros(done.codec));
-        let timings = Timings { compute, codec, ..Timings::default() };
-        Ok(Output { bytes, content_type: protocol::content_type(&done.content_type), timings })
+        Some(bytes)
     }
 
     async fn exchange(&mut self, request: &Request, fds: &[BorrowedFd<'_>]) -> io::Result<Reply> {
         exchange(&mut self.socket, request, fds).await
     }
 
-    fn out_of_order(&self) -> Failed {
-        Failed::new(FailureReason::WorkerCrashed, "the worker broke its protocol and was ended")
-    }
-
     /// Why the process is beyond talking to.
     async fn autopsy(&mut self, error: io::Error) -> Failed {
-        let Some(body) = self.body.take() else { return self.out_of_order() };
+        let Some(body) = self.body.take() else { return out_of_order() };
         let status = self.spawner.bury(body.child, LAST_WORDS, Some(body.place)).await.ok().flatten();
         match status {
             Some(status) => verdict(status, limits::out_of_memory_kills() > self.kills_before),
@@ -211,6 +273,10 @@ impl Drop for Handle {
             drop(self.spawner.bury(body.child, Duration::ZERO, Some(body.place)));
         }
     }
+}
+
+fn out_of_order() -> Failed {
+    Failed::new(FailureReason::WorkerCrashed, "the worker broke its protocol and was ended")
 }
 
 /// What an exit status says of the task.

@@ -4,17 +4,19 @@
 //! *Invariant*: whatever a model or an input does to its process, the agent lives, and the process and its memory are gone
 //! when the engine has let go of them.
 //!
-//! * Engine side: [`pool`] (which worker, who waits, who is evicted) → [`handle`] (one process) → [`spawner`] (the thread
-//!   that starts and reaps processes).
+//! * Engine side: [`pool`] (which worker, who is evicted) → [`lane`] (who waits, who runs together) → [`handle`] (one process)
+//!   → [`spawner`] (the thread that starts and reaps processes).
 //! * Between: [`protocol`] over a socket; bytes in shared memory (`sys::shm`).
-//! * Worker side: [`child`] (the loop) → [`sandbox`] (walls, once) → [`model`] (libtorch) and the codecs. [`prove`] and [`measure`] are one-shot uses.
+//! * Worker side: [`child`] (the loop) → [`sandbox`] (walls, once) → [`model`] (libtorch), [`batch`] and the codecs. [`prove`] and [`measure`] are one-shot uses.
 //!
 //! A stateful model starts each task from its fresh state if it has a method `reset_states()`, as Silero's does; the
 //! worker calls it after loading, to see whether it is there, and before every task. A model that keeps state and has no
 //! such method carries it from task to task.
 
+pub mod batch;
 pub mod child;
 pub mod handle;
+pub mod lane;
 pub mod measure;
 pub mod message;
 pub mod model;

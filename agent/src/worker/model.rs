@@ -7,6 +7,7 @@
 use crate::codec::{Decoded, Encoded, Plan};
 use crate::engine::Failed;
 use crate::sys::cuda;
+use crate::worker::batch;
 use crate::worker::message::{blame, essence};
 use nightshift_types::{Digest, FailureReason, ModelSpec};
 use sha2::{Digest as _, Sha256};
@@ -66,15 +67,30 @@ pub struct Model {
     resets: bool,
 }
 
-/// A finished run.
+/// A finished run of one or more tasks.
 #[derive(Debug)]
 pub struct Finished {
-    /// The result.
-    pub encoded: Encoded,
+    /// Each task's result, in their order; what failed here is the task's own.
+    pub results: Vec<Result<Encoded, Failed>>,
     /// Time in the model's method.
     pub compute: Duration,
     /// Time in the codecs.
     pub codec: Duration,
+}
+
+/// Why a run of several has no results.
+#[derive(Debug)]
+pub enum Unfinished {
+    /// Something failed for all.
+    Failed(Failed),
+    /// What the model returns cannot be taken apart by its first size: its tasks must run one by one.
+    Indivisible,
+}
+
+impl From<Failed> for Unfinished {
+    fn from(failed: Failed) -> Self {
+        Self::Failed(failed)
+    }
 }
 
 impl Model {
@@ -93,24 +109,54 @@ impl Model {
         Ok(Self { module, device, resets })
     }
 
-    /// Decodes, runs and encodes one task; the result has at most `limit` bytes.
-    pub fn run(&self, method: &str, plan: &Plan, input: &[u8], limit: usize) -> Result<Finished, Failed> {
+    /// Whether each call starts from the model's fresh state by a reset: such a model may keep state between rows, too.
+    pub fn keeps_state(&self) -> bool {
+        self.resets
+    }
+
+    /// Decodes, runs and encodes tasks, those that fit together in one call; each result has at most `limit` bytes.
+    pub fn run(&self, spec: &ModelSpec, plan: &Plan, inputs: &[&[u8]], limit: usize) -> Result<Finished, Unfinished> {
         let began = Instant::now();
-        let Decoded { values, samples } = plan.decode(input).map_err(|e| Failed::new(e.reason, e.message))?;
-        let decoded = Instant::now();
-        let returned = self.call(method, values)?;
-        let computed = Instant::now();
-        let encoded = plan.encode(returned, samples, limit).map_err(|e| Failed::new(e.reason, e.message))?;
-        let compute = computed - decoded;
-        Ok(Finished { encoded, compute, codec: began.elapsed().saturating_sub(compute) })
+        let mut results: Vec<Option<Result<Encoded, Failed>>> = inputs.iter().map(|_| None).collect();
+        let mut groups = Groups::default();
+        for (index, input) in inputs.iter().enumerate() {
+            match plan.decode(input) {
+                Ok(decoded) if inputs.len() == 1 => groups.alone(index, decoded),
+                Ok(decoded) => groups.add(spec, index, decoded),
+                Err(error) => results[index] = Some(Err(Failed::new(error.reason, error.message))),
+            }
+        }
+        let mut compute = Duration::ZERO;
+        for group in groups.0 {
+            let (total, count) = (group.members.iter().map(|member| member.rows).sum::<i64>(), group.members.len());
+            let (values, members): (Vec<_>, Vec<_>) = group.members.into_iter().map(Member::apart).unzip();
+            let values = batch::stack(spec, values).map_err(|error| out_of_libtorch("batch", &error))?;
+            let started = Instant::now();
+            let returned = self.call(&spec.method, values)?;
+            compute += started.elapsed();
+            let encode = |returned, samples| {
+                plan.encode(returned, samples, limit).map_err(|error| Failed::new(error.reason, error.message))
+            };
+            if let ([Member { index, samples, .. }], 1) = (members.as_slice(), count) {
+                results[*index] = Some(encode(returned, *samples));
+                continue;
+            }
+            let mut start = 0;
+            for Member { index, samples, rows, .. } in members {
+                let part = batch::part(spec, &returned, start, rows, total).ok_or(Unfinished::Indivisible)?;
+                results[index] = Some(encode(part, samples));
+                start += rows;
+            }
+        }
+        let lost = || Err(Failed::new(FailureReason::Internal, "the task was lost in its batch"));
+        let results = results.into_iter().map(|result| result.unwrap_or_else(lost)).collect();
+        Ok(Finished { results, compute, codec: began.elapsed().saturating_sub(compute) })
     }
 
     /// Runs the method on the model's fresh state.
     pub fn call(&self, method: &str, values: Vec<IValue>) -> Result<IValue, Failed> {
-        let fail = |error: TchError| {
-            let text = error.to_string();
-            Failed::new(blame(&text, FailureReason::ModelExecutionFailed), format!("{method}: {}", essence(&text)))
-        };
+        let fail = |error: TchError| out_of_libtorch(method, &error);
+        // libtorch's inference mode, which saves a little more, has no door in its C interface.
         let _no_grad = tch::no_grad_guard();
         if self.resets {
             self.module.method_is::<IValue>("reset_states", &[]).map_err(fail)?;
@@ -141,6 +187,48 @@ impl Model {
     }
 }
 
+fn out_of_libtorch(what: &str, error: &TchError) -> Failed {
+    let text = error.to_string();
+    Failed::new(blame(&text, FailureReason::ModelExecutionFailed), format!("{what}: {}", essence(&text)))
+}
+
+/// Decoded tasks that go into one call.
+struct Group {
+    form: Option<batch::Form>,
+    members: Vec<Member>,
+}
+
+struct Member {
+    index: usize,
+    rows: i64,
+    samples: Option<usize>,
+    values: Vec<IValue>,
+}
+
+impl Member {
+    fn apart(mut self) -> (Vec<IValue>, Self) {
+        (std::mem::take(&mut self.values), self)
+    }
+}
+
+#[derive(Default)]
+struct Groups(Vec<Group>);
+
+impl Groups {
+    fn alone(&mut self, index: usize, Decoded { values, samples }: Decoded) {
+        self.0.push(Group { form: None, members: vec![Member { index, rows: 1, samples, values }] });
+    }
+
+    fn add(&mut self, spec: &ModelSpec, index: usize, decoded: Decoded) {
+        let Some((form, rows)) = batch::form(spec, &decoded.values) else { return self.alone(index, decoded) };
+        let member = Member { index, rows, samples: decoded.samples, values: decoded.values };
+        match self.0.iter_mut().find(|group| group.form.as_ref() == Some(&form)) {
+            Some(group) => group.members.push(member),
+            None => self.0.push(Group { form: Some(form), members: vec![member] }),
+        }
+    }
+}
+
 /// The plan of a job, kept while spec and parameters stay the same.
 #[derive(Debug, Default)]
 pub struct Plans {
@@ -149,12 +237,12 @@ pub struct Plans {
 }
 
 impl Plans {
-    /// The plan for `spec` (`None`: the last one) and `parameters`, and the method's name.
+    /// The plan for `spec` (`None`: the last one) and `parameters`, and that spec.
     pub fn get(
         &mut self,
         spec: Option<ModelSpec>,
         parameters: &BTreeMap<String, String>,
-    ) -> Result<(&str, &Plan), Failed> {
+    ) -> Result<(&ModelSpec, &Plan), Failed> {
         if spec.is_some() {
             self.spec = spec;
             self.plan = None;
@@ -168,6 +256,6 @@ impl Plans {
                 (parameters.clone(), plan)
             }
         };
-        Ok((&spec.method, &self.plan.insert(plan).1))
+        Ok((spec, &self.plan.insert(plan).1))
     }
 }

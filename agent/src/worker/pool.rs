@@ -1,42 +1,45 @@
 //! Which worker runs a task: one for each model and device, at most so many in all.
 //!
 //! *In*: tasks. *Out*: their results. *Invariant*: at most `max_workers` processes at any moment, dying ones included; tasks
-//! of one model wait in the order they came; an idle worker makes room, the least recently used first.
+//! of one model start in the order they came; an idle worker makes room, the least recently used first, and a busy one
+//! after [`TURN`] where others wait.
+//!
+//! While a [`Lane`] has tasks, one driver has its worker: loads the model, takes batch after batch, and leaves the worker
+//! idle *before* it gives the last results, so that whoever has a result may evict the model at once.
 
 use crate::engine::{EngineConfig, Failed, Output, Task};
 use crate::worker::handle::Handle;
+use crate::worker::lane::{Lane, Member, Waiter};
 use crate::worker::spawner::Spawner;
-use nightshift_types::Digest;
+use nightshift_types::{Bytes, Digest, FailureReason};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 type Key = (Digest, String);
+type Outcome = Result<Output, Failed>;
+/// Results on their way to those who wait for them.
+type Given = Vec<(oneshot::Sender<Outcome>, Outcome)>;
+
+/// A worker keeps its place so long, though other models wait for one.
+const TURN: Duration = Duration::from_secs(2);
 
 /// The workers of one engine.
 #[derive(Debug)]
 pub struct Pool {
     config: EngineConfig,
     spawner: Spawner,
-    slots: Mutex<HashMap<Key, Arc<Slot>>>,
+    lanes: Mutex<HashMap<Key, Arc<Lane>>>,
     places: Arc<Semaphore>,
+    /// Lanes that wait for a place.
+    hungry: AtomicUsize,
     /// A worker has become idle.
     idle: Notify,
-    /// Counts tasks, for "least recently used".
+    /// Counts batches, for "least recently used".
     clock: AtomicU64,
     started: AtomicU64,
-}
-
-/// One model on one device; its lock is the queue of its tasks.
-#[derive(Debug, Default)]
-struct Slot {
-    worker: tokio::sync::Mutex<Option<Handle>>,
-    loaded: AtomicBool,
-    /// End the worker as soon as it is idle.
-    evict: AtomicBool,
-    used: AtomicU64,
 }
 
 impl Pool {
@@ -46,75 +49,47 @@ impl Pool {
         Self {
             config,
             spawner: Spawner::new(),
-            slots: Mutex::default(),
+            lanes: Mutex::default(),
             places,
+            hungry: AtomicUsize::new(0),
             idle: Notify::new(),
             clock: AtomicU64::new(0),
             started: AtomicU64::new(0),
         }
     }
 
-    fn slots(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Arc<Slot>>> {
+    fn lanes(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Arc<Lane>>> {
         // Nothing panics while it holds this lock.
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs one task. Dropping the future while the task is on a worker kills that worker.
-    pub async fn run(&self, task: &Task) -> Result<Output, Failed> {
+    /// Runs one task. Whoever drops the future has gone: a worker that runs for nobody is killed.
+    pub async fn run(self: &Arc<Self>, task: Task) -> Outcome {
         let key = (task.model_digest, task.device.clone());
-        // Declared before the slot, so that it looks at the slot when this task has let go of it.
-        let _tidy = Tidy { pool: self, key: &key };
-        let slot = self.slots().entry(key.clone()).or_default().clone();
-        self.run_on(&slot, task).await
-    }
-
-    async fn run_on(&self, slot: &Slot, task: &Task) -> Result<Output, Failed> {
-        let came = Instant::now();
-        let mut turn = slot.worker.lock().await;
-        let mut busy = Busy { slot, handle: turn.take() };
-        // A worker that died while it was idle is no task's failure.
-        if let Some(dead) = busy.handle.take_if(|handle| !handle.is_fit()) {
-            slot.loaded.store(false, Ordering::Relaxed);
-            dead.end().await;
-        }
-        let mut waited = came.elapsed();
-        let mut load = std::time::Duration::ZERO;
-        if busy.handle.is_none() {
-            let place = self.place().await;
-            waited = came.elapsed();
-            slot.evict.store(false, Ordering::Relaxed);
-            busy.handle = Some(Handle::start(&self.config, &self.spawner, place, task).await?);
-            self.started.fetch_add(1, Ordering::Relaxed);
-            load = came.elapsed() - waited;
-            slot.loaded.store(true, Ordering::Relaxed);
-            tracing::debug!(task = %task.label, model = %task.model_digest, device = %task.device, ?load, "model loaded");
-        }
-        let Some(handle) = busy.handle.as_mut() else { unreachable!("set above") };
-        slot.used.store(self.clock.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
-        match handle.run(task).await {
-            Ok(mut output) => {
-                (output.timings.load, output.timings.queue) = (load, waited);
-                *turn = busy.keep();
-                Ok(output)
+        let (member, outcome) = Member::new(task);
+        let lane = {
+            // Under the lock, so that no lane is forgotten between being found and being used.
+            let mut lanes = self.lanes();
+            let lane = lanes.entry(key.clone()).or_default().clone();
+            if lane.push(member) {
+                tokio::spawn(Driver { pool: self.clone(), key, lane: lane.clone(), over: false }.drive());
             }
-            Err((failed, healthy)) => {
-                tracing::debug!(task = %task.label, %failed, healthy, "task failed");
-                if healthy {
-                    *turn = busy.keep();
-                }
-                Err(failed)
-            }
-        }
+            lane
+        };
+        let mut ticket = Ticket { outcome, lane };
+        let gone = || Err(Failed::new(FailureReason::Internal, "the engine gave up this task"));
+        (&mut ticket.outcome).await.unwrap_or_else(|_| gone())
     }
 
     /// A place for one more process; ends an idle worker for it, or waits until there is one.
     async fn place(&self) -> OwnedSemaphorePermit {
+        let _hungry = Counted::new(&self.hungry);
         loop {
             let idle = self.idle.notified();
             if let Ok(place) = self.places.clone().try_acquire_owned() {
                 return place;
             }
-            if let Some(worker) = self.take_idle(|_, _| true, 1).pop() {
+            if let Some(worker) = self.take_idle(|_| true, 1).pop() {
                 worker.end().await;
                 continue;
             }
@@ -129,28 +104,29 @@ impl Pool {
         }
     }
 
-    /// Takes up to `most` idle workers out of their slots, the least recently used first.
-    fn take_idle(&self, wanted: impl Fn(&Key, &Slot) -> bool, most: usize) -> Vec<Handle> {
-        let mut slots = self.slots();
-        let mut order: Vec<(u64, Key)> = slots
+    /// Takes up to `most` idle workers out of their lanes, the least recently used first.
+    fn take_idle(&self, wanted: impl Fn(&Key) -> bool, most: usize) -> Vec<Handle> {
+        let mut lanes = self.lanes();
+        let mut order: Vec<(u64, Key)> = lanes
             .iter()
-            .filter(|(key, slot)| wanted(key, slot))
-            .map(|(key, slot)| (slot.used.load(Ordering::Relaxed), key.clone()))
+            .filter(|(key, _)| wanted(key))
+            .filter_map(|(key, lane)| {
+                let state = lane.state();
+                state.idle.is_some().then(|| (state.used, key.clone()))
+            })
             .collect();
         order.sort_unstable();
         let mut taken = Vec::new();
-        for (_, key) in order {
-            let Some(slot) = slots.get(&key) else { continue };
-            let worker = slot.worker.try_lock().ok().and_then(|mut worker| worker.take());
-            if let Some(worker) = worker.filter(|_| taken.len() < most) {
-                slot.loaded.store(false, Ordering::Relaxed);
-                taken.push(worker);
-                if Arc::strong_count(slot) == 1 {
-                    slots.remove(&key);
-                }
-            }
-            if taken.len() == most {
-                break;
+        for (_, key) in order.into_iter().take(most) {
+            let Some(lane) = lanes.get(&key) else { continue };
+            let mut state = lane.state();
+            let Some(worker) = state.idle.take() else { continue };
+            taken.push(worker);
+            state.loaded = false;
+            let forgotten = !state.driven;
+            drop(state);
+            if forgotten {
+                lanes.remove(&key);
             }
         }
         taken
@@ -163,25 +139,21 @@ impl Pool {
 
     /// Models with a worker, busy or idle.
     pub fn loaded(&self) -> Vec<Key> {
-        let mut keys: Vec<Key> = {
-            let slots = self.slots();
-            let loaded = slots.iter().filter(|(_, slot)| slot.loaded.load(Ordering::Relaxed));
-            loaded.map(|(key, _)| key.clone()).collect()
-        };
+        let loaded = |(key, lane): (&Key, &Arc<Lane>)| lane.state().loaded.then(|| key.clone());
+        let mut keys: Vec<Key> = self.lanes().iter().filter_map(loaded).collect();
         keys.sort_unstable();
         keys
     }
 
     /// Ends the idle workers of a model, or of all; marks the busy ones of the model. Answers how many were ended.
     pub async fn evict(&self, digest: Option<Digest>) -> usize {
-        let wanted = |key: &Key, slot: &Slot| {
-            let of_model = digest == Some(key.0);
-            if of_model {
-                slot.evict.store(true, Ordering::Relaxed);
+        if let Some(digest) = digest {
+            for (_, lane) in self.lanes().iter().filter(|(key, _)| key.0 == digest) {
+                let mut state = lane.state();
+                state.evict = state.driven;
             }
-            of_model || digest.is_none()
-        };
-        let workers = self.take_idle(wanted, usize::MAX);
+        }
+        let workers = self.take_idle(|key| digest.is_none_or(|digest| key.0 == digest), usize::MAX);
         let count = workers.len();
         for worker in workers {
             worker.end().await;
@@ -197,46 +169,235 @@ impl Pool {
     }
 }
 
-/// A worker with a task; if the task's future is dropped, or its worker is unfit, the worker is killed here.
-struct Busy<'a> {
-    slot: &'a Slot,
-    handle: Option<Handle>,
+/// Drives one lane while it has tasks.
+struct Driver {
+    pool: Arc<Pool>,
+    key: Key,
+    lane: Arc<Lane>,
+    /// It has ended as it should.
+    over: bool,
 }
 
-impl Busy<'_> {
-    /// Back into the slot, unless it was to be evicted.
-    fn keep(&mut self) -> Option<Handle> {
-        if self.slot.evict.swap(false, Ordering::Relaxed) {
-            return None;
+/// A worker, since when it has its place, and what its start took, as long as no result has told.
+struct Engaged {
+    handle: Handle,
+    since: Instant,
+    load: Duration,
+}
+
+impl Driver {
+    async fn drive(mut self) {
+        let mut worker = None;
+        let mut given = Given::new();
+        loop {
+            if self.rests(&mut worker, &mut given).await {
+                self.over = true;
+                return;
+            }
+            give(&mut given);
+            // Between two batches a worker makes way for a model that waits.
+            let done = |engaged: &Engaged| engaged.since.elapsed() >= TURN;
+            if self.pool.hungry.load(Ordering::Relaxed) > 0 && worker.as_ref().is_some_and(done) {
+                self.lane.state().loaded = false;
+                if let Some(Engaged { handle, .. }) = worker.take() {
+                    handle.end().await;
+                }
+            }
+            let mut engaged = match worker.take() {
+                Some(engaged) => engaged,
+                None => match self.engage().await {
+                    Some(engaged) => engaged,
+                    None => continue,
+                },
+            };
+            let Some(batch) = self.lane.batch().await else {
+                worker = Some(engaged);
+                continue;
+            };
+            self.lane.state().used = self.pool.clock.fetch_add(1, Ordering::Relaxed);
+            if self.run(&mut engaged, batch, &mut given).await {
+                worker = Some(engaged);
+            } else {
+                self.lane.state().loaded = false;
+                drop(engaged);
+            }
         }
-        self.handle.take()
     }
-}
 
-impl Drop for Busy<'_> {
-    fn drop(&mut self) {
-        if self.handle.take().is_some() {
-            self.slot.loaded.store(false, Ordering::Relaxed);
-        }
-    }
-}
-
-/// After a task, in whatever way it ended: wakes who waits for a place, and forgets a slot that nobody uses.
-struct Tidy<'a> {
-    pool: &'a Pool,
-    key: &'a Key,
-}
-
-impl Drop for Tidy<'_> {
-    fn drop(&mut self) {
-        let mut slots = self.pool.slots();
-        if let Some(slot) = slots.get(self.key)
-            && Arc::strong_count(slot) == 1
-            && !slot.loaded.load(Ordering::Relaxed)
+    /// Where nobody waits: leaves the worker idle, or ends it if it was to be evicted, and gives the last results.
+    async fn rests(&self, worker: &mut Option<Engaged>, given: &mut Given) -> bool {
+        // Gone before its results are known: then its memory is another's.
+        if std::mem::take(&mut self.lane.state().evict)
+            && let Some(Engaged { handle, .. }) = worker.take()
         {
-            slots.remove(self.key);
+            self.lane.state().loaded = false;
+            handle.end().await;
         }
-        drop(slots);
+        {
+            let mut lanes = self.pool.lanes();
+            let mut state = self.lane.state();
+            if state.wanted() {
+                return false;
+            }
+            state.driven = false;
+            state.loaded = worker.is_some();
+            state.idle = worker.take().map(|engaged| engaged.handle);
+            if state.idle.is_none() {
+                lanes.remove(&self.key);
+            }
+        }
+        give(given);
         self.pool.idle.notify_waiters();
+        true
     }
+
+    /// The idle worker, or a new one with the model; `None`: nobody waits, or the one in front has been told why there is none.
+    async fn engage(&self) -> Option<Engaged> {
+        let idle = self.lane.state().idle.take();
+        if let Some(handle) = idle {
+            // One that died while it was idle is no task's failure.
+            if handle.is_fit() {
+                return Some(Engaged { handle, since: Instant::now(), load: Duration::ZERO });
+            }
+            self.lane.state().loaded = false;
+            handle.end().await;
+        }
+        let source = self.lane.source()?;
+        let starting = async {
+            let place = self.pool.place().await;
+            self.lane.state().evict = false;
+            let began = Instant::now();
+            (Handle::start(&self.pool.config, &self.pool.spawner, place, &source).await, began.elapsed())
+        };
+        let (started, load) = tokio::select! {
+            biased;
+            started = starting => started,
+            () = self.lane.unwanted() => return None,
+        };
+        match started {
+            Ok(handle) => {
+                self.pool.started.fetch_add(1, Ordering::Relaxed);
+                let mut state = self.lane.state();
+                state.loaded = true;
+                if !handle.together() {
+                    state.never_together();
+                }
+                tracing::debug!(model = %source.digest, device = source.device, ?load, "model loaded");
+                Some(Engaged { handle, since: Instant::now(), load })
+            }
+            Err(failed) => {
+                if let Some(member) = self.lane.pop() {
+                    let _ = member.waiter.reply.send(Err(failed));
+                }
+                None
+            }
+        }
+    }
+
+    /// Runs a batch and notes the results; false: the worker is no more.
+    async fn run(&self, engaged: &mut Engaged, batch: Vec<Member>, given: &mut Given) -> bool {
+        let load = std::mem::take(&mut engaged.load);
+        let retried = batch.iter().any(|member| member.waiter.alone);
+        let memory = memory_of(&batch);
+        let (tasks, waiters): (Vec<Task>, Vec<Waiter>) =
+            batch.into_iter().map(|member| (member.task, member.waiter)).unzip();
+        let began = Instant::now();
+        let finished = tokio::select! {
+            biased;
+            finished = engaged.handle.run(&tasks, memory) => finished,
+            () = self.lane.deserted(&waiters) => {
+                self.lane.state().tried(retried, false);
+                return false;
+            }
+        };
+        let took = began.elapsed();
+        match finished {
+            Ok(results) => {
+                let count = u32::try_from(results.len()).unwrap_or(1).max(1);
+                self.lane.state().tried(retried, results.iter().all(Result::is_ok));
+                for (waiter, mut result) in waiters.into_iter().zip(results) {
+                    if let Ok(Output { timings, .. }) = &mut result {
+                        let whole = timings.compute + timings.codec * count;
+                        timings.compute /= count;
+                        // Its wait, and what the batch took beyond its own share.
+                        let waited = began.saturating_duration_since(waiter.came);
+                        timings.load = load.min(waited);
+                        let before = waited.saturating_sub(load);
+                        let others = whole.min(took).saturating_sub(timings.compute + timings.codec);
+                        timings.queue = before + others;
+                    }
+                    given.push((waiter.reply, result));
+                }
+                true
+            }
+            Err(broken) => {
+                tracing::debug!(tasks = tasks.len(), failed = %broken.failed, broken.healthy, "a run failed");
+                if tasks.len() == 1 {
+                    self.lane.state().tried(retried, false);
+                    given.extend(waiters.into_iter().map(|waiter| (waiter.reply, Err(broken.failed.clone()))));
+                } else {
+                    let members =
+                        tasks.into_iter().zip(waiters).map(|(task, waiter)| Member { task, waiter }).collect();
+                    self.lane.state().retry(members, &broken);
+                }
+                broken.healthy
+            }
+        }
+    }
+}
+
+impl Drop for Driver {
+    /// Also when it panics, or its runtime ends: whoever waits is told, and the next task starts another driver.
+    fn drop(&mut self) {
+        if !self.over {
+            self.pool.lanes().remove(&self.key);
+            self.lane.state().abandon();
+        }
+    }
+}
+
+/// Who waits for a task; the driver is told when they go.
+struct Ticket {
+    outcome: oneshot::Receiver<Outcome>,
+    lane: Arc<Lane>,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.outcome.close();
+        self.lane.changed.notify_one();
+    }
+}
+
+/// Counted as long as it lives.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn give(given: &mut Given) {
+    for (reply, outcome) in given.drain(..) {
+        // Whoever has gone needs none.
+        let _ = reply.send(outcome);
+    }
+}
+
+/// What all of them may take together: what is shared once, and each one's own.
+fn memory_of(batch: &[Member]) -> Bytes {
+    if batch.iter().any(|member| member.task.memory_limit == Bytes(0)) {
+        return Bytes(0);
+    }
+    let own = |member: &Member| member.task.memory_limit.saturating_sub(member.task.memory_shared);
+    let shared = batch.iter().map(|member| member.task.memory_shared.min(member.task.memory_limit)).max();
+    shared.unwrap_or_default() + batch.iter().map(own).sum()
 }

@@ -18,7 +18,7 @@ pub const KEPT_SEGMENT: usize = 8 << 20;
 pub enum Request {
     /// Load the model whose file comes with this; the first request.
     Load(Load),
-    /// Run one task. New segments come with it as descriptors: the input's first.
+    /// Run one task, or several together. New segments come with it as descriptors: the input's first.
     Run(Run),
     /// The larger output segment that was asked for comes with this.
     Grow {
@@ -42,15 +42,15 @@ pub struct Load {
     pub max_output: usize,
 }
 
-/// One task.
+/// One task, or several of one spec and the same parameters.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Run {
     /// The model's calling convention; `None`: as in the task before.
     pub spec: Option<ModelSpec>,
     /// The job's parameters.
     pub parameters: BTreeMap<String, String>,
-    /// Bytes of input in the input segment.
-    pub input: usize,
+    /// Bytes of each task's input; they stand one behind the other in the input segment.
+    pub inputs: Vec<usize>,
     /// Size of the input segment that comes with this; `None`: the one from before.
     pub new_input: Option<usize>,
     /// Size of the output segment that comes with this; `None`: the one from before.
@@ -63,14 +63,19 @@ pub struct Run {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Reply {
     /// The model is loaded.
-    Ready,
-    /// The result is this long and does not fit the output segment.
+    Ready {
+        /// Whether its tasks may ever run together: not where it keeps state.
+        together: bool,
+    },
+    /// The results are this long and do not fit the output segment.
     NeedOutput {
         /// Bytes.
         bytes: usize,
     },
-    /// The result is in the output segment.
+    /// The results are in the output segment.
     Done(Done),
+    /// What the model returned cannot be taken apart: run these tasks one by one.
+    Indivisible,
     /// The task, or the loading, failed.
     Failed {
         /// A `FailureReason`'s word.
@@ -82,17 +87,34 @@ pub enum Reply {
     },
 }
 
-/// A finished task.
+/// Finished tasks.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Done {
-    /// Bytes of result in the output segment.
-    pub output: usize,
-    /// Their media type.
-    pub content_type: String,
+    /// In their order.
+    pub results: Vec<Part>,
     /// Microseconds in the model's method.
     pub compute: u64,
     /// Microseconds in the codecs.
     pub codec: u64,
+}
+
+/// One task's result.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Part {
+    /// The next bytes in the output segment.
+    Output {
+        /// How many.
+        bytes: usize,
+        /// Their media type.
+        content_type: String,
+    },
+    /// This one failed, the others did not.
+    Failed {
+        /// A `FailureReason`'s word.
+        reason: String,
+        /// For the job's owner.
+        message: String,
+    },
 }
 
 /// What a worker may blame a failure on; anything else is ours to say.

@@ -98,7 +98,7 @@ pub fn port(name: &str, codec: Codec, shape: &[i64]) -> Port {
 }
 
 pub fn spec(inputs: Vec<Port>, outputs: Vec<Port>) -> ModelSpec {
-    ModelSpec { method: "forward".into(), inputs, outputs }
+    ModelSpec { method: "forward".into(), inputs, outputs, batching: Default::default() }
 }
 
 pub fn digest(path: &Path) -> Digest {
@@ -114,6 +114,7 @@ pub fn task(path: &Path, spec: ModelSpec) -> Task {
         parameters: BTreeMap::new(),
         device: "cpu0".into(),
         memory_limit: Bytes(0),
+        memory_shared: Bytes(0),
         deadline: Duration::from_secs(60),
         label: "test".into(),
     }
@@ -135,6 +136,7 @@ pub fn silero() -> Option<Task> {
         method: "audio_forward".into(),
         inputs: vec![rate(Codec::Wav, "audio"), constant],
         outputs: vec![rate(Codec::Segments, "speech")],
+        batching: Default::default(),
     };
     let mut task = task(&path, spec);
     task.input = std::fs::read(checkout().join("examples/voice/speech.wav")).unwrap();

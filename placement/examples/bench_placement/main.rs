@@ -1,10 +1,6 @@
 //! What a decision costs among n unequal nodes, against a scan of all of them, in turns: `make bench WHAT=placement`.
 //! Every decision is about another task, and is committed before the next; scan and index must agree, or it fails.
 //! Times are CPU times of the one thread, so that other work on the machine counts only by what it does to the caches.
-//!
-//!     bench_placement                          everything
-//!     bench_placement '60 % busy' 100000       only decisions on this population, with so many nodes; no plot is drawn
-//!     bench_placement updates | memory
 
 #[path = "../../tests/common/mod.rs"]
 mod common;
@@ -35,10 +31,6 @@ const JOBS: usize = 40;
 const TASKS: usize = 100;
 
 fn main() {
-    let only: Vec<String> = std::env::args().skip(1).collect();
-    if let Some(what) = only.first() {
-        return some(what, only.get(1).map(String::as_str));
-    }
     // The largest first: its memory is read before anything was given back to the allocator.
     let memory = memory();
     let mut lines = [Line::new("index, p50"), Line::new("index, p99"), Line::new("scan, p50")];
@@ -50,30 +42,11 @@ fn main() {
         compare(kind, MILLION);
         compare(kind, 100_000);
     }
-    if let Some(memory) = &memory {
-        memory_row(memory);
+    if let Some(memory) = memory {
+        row("memory of the index with its ids, once, 1000000 nodes", "B a node", "value <= 200", &memory, &Peer::None);
     }
     updates::measure(MILLION);
     plot::write(&lines);
-}
-
-/// What the arguments name, while developing.
-fn some(what: &str, nodes: Option<&str>) {
-    match what {
-        "updates" => updates::measure(MILLION),
-        "memory" => drop(memory().inspect(memory_row)),
-        _ => {
-            let known = [Kind::Busy60, Kind::Busy99, Kind::OneFits, Kind::NoneFits, Kind::Against];
-            let kind = known.into_iter().find(|kind| kind.name() == what);
-            let nodes = nodes.unwrap_or("1000000").parse();
-            let (Some(kind), Ok(nodes)) = (kind, nodes) else { return println!("there is no population '{what}'") };
-            compare(kind, nodes);
-        }
-    }
-}
-
-fn memory_row(memory: &Runs) {
-    row("memory of the index with its ids, once, 1000000 nodes", "B a node", "value <= 200", memory, &Peer::None);
 }
 
 /// CPU time of this thread.

@@ -57,7 +57,7 @@ impl Instance {
         let index = &pool.index;
         let places: Vec<Place> = spots.iter().map(|spot| super::place_of(pool, *spot)).collect::<Option<_>>()?;
         let rooms = places.iter().map(|place| index.room(*place).unwrap_or((0, 0, 1)));
-        let side = Side::new(index, places.clone());
+        let mut side = Side::new(index, places.clone());
         let devices: Vec<Device> = rooms
             .zip(side.slowness())
             .map(|((free, seats, slots), slowness)| Device { free, seats, slots: slots as f32, slowness })

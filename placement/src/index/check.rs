@@ -2,8 +2,8 @@
 //! out again from the entries.
 
 use super::columns::{ALL_REPUTATIONS, NOBODY, REGIONS, Row, TAINTS, region_bit, reputation_bits, taints_bit};
-use super::names::{ALL, RESIDENT, device_of};
-use super::tree::{FAN, LANES, Tree, used};
+use super::tags::{BLOOM, Tags};
+use super::tree::{FAN, LANES};
 use super::{Index, NodeId};
 use crate::latency::round24;
 use thiserror::Error;
@@ -39,9 +39,11 @@ pub enum IndexError {
         /// The node.
         id: NodeId,
     },
-    /// A label has another number of carriers than it should, or a carrier both ways.
-    #[error("label {tag} is carried by {carriers}, and should be by {expected}")]
-    Label {
+    /// A tag has another number of carriers than it should, or a carrier both ways.
+    #[error("{kind} {tag} is carried by {carriers}, and should be by {expected}")]
+    Tag {
+        /// Which tags.
+        kind: &'static str,
         /// Its number.
         tag: u32,
         /// As counted from the entries and lists.
@@ -55,78 +57,64 @@ impl Index {
     /// Checks everything that decisions rely on; slow, for tests and for a doubt in production.
     pub fn check_invariants(&self) -> Result<(), IndexError> {
         self.check_devices()?;
-        self.check_tree(&self.all, ALL)?;
-        for (model, tree) in (0..).zip(&self.holders) {
-            self.check_tree(tree, model)?;
-        }
+        self.check_bounds()?;
         self.check_ids()?;
-        self.check_labels()
+        let on_node = |device: u32| self.names.devices[device as usize].node;
+        self.check_tags("label", &self.labels, |row| row.labels, &on_node)?;
+        self.check_tags("cached model", &self.cached, |row| row.models, &on_node)?;
+        self.check_tags("resident model", &self.resident, |row| row.models, &|device| device)
     }
 
     fn check_devices(&self) -> Result<(), IndexError> {
-        let (mut seen, mut held) = (0, 0);
-        for node in 0..self.names.nodes.len() as u32 {
-            for device in self.names.devices(node) {
-                let (of, hot) = (&self.names.nodes[node as usize], &self.names.hot[device as usize]);
+        let mut seen = 0;
+        for (number, block) in self.tree.blocks.iter().enumerate() {
+            for lane in block.used() {
+                let row = block.get(lane);
+                let device = row.who;
+                let node = self.names.devices[device as usize].node;
+                let known = self.names.devices(node).any(|other| other == device);
+                let of = &self.names.nodes[node as usize];
+                let (free, base) = self.names.state(device);
                 let facts = region_bit(of.region) | taints_bit(of.taints) | reputation_bits(of.reputation);
-                let same = hot.node == node
-                    && hot.facts & (REGIONS | TAINTS | ALL_REPUTATIONS) == facts
-                    && ((hot.free, hot.base), hot.ask) == (self.names.state(device), round24(of.ask) as f32);
-                let mut models: Vec<u32> = self.names.holdings(device).map(|(held, _)| held & !RESIDENT).collect();
-                held += models.len();
-                models.sort_unstable();
-                if !same || of.id.is_none() || models.windows(2).any(|pair| pair[0] == pair[1]) {
+                let same = row.facts & (REGIONS | TAINTS | ALL_REPUTATIONS) == facts
+                    && (row.free, row.ask, row.base) == (free, round24(of.ask) as f32, base)
+                    && row.models >> BLOOM << BLOOM == self.bloom(device);
+                if self.tree.place(device) != (number, lane) || !known || !same {
                     return Err(IndexError::Device { device });
                 }
                 seen += 1;
             }
         }
-        let trees: usize = self.holders.iter().map(Tree::len).sum();
-        if (seen, seen, held) != (self.names.count_devices(), self.all.len(), trees) {
+        let devices = self.names.devices.len() - self.names.unused_devices.len();
+        if seen != devices || self.tree.len() != devices || self.tree.blocks.len() * LANES < devices {
             return Err(IndexError::Device { device: NOBODY });
         }
         Ok(())
     }
 
-    fn check_tree(&self, tree: &Tree, which: u32) -> Result<(), IndexError> {
-        let mut seen = 0;
-        for (leaf, entries) in tree.leaves.iter().enumerate() {
-            for (lane, &entry) in entries.iter().enumerate().filter(|(_, entry)| **entry != NOBODY) {
-                let device = device_of(entry);
-                let known = which == ALL && entry == device || which != ALL && entry == self.names.entry(device, which);
-                if !known || self.names.place(which, device) as usize != leaf * LANES + lane {
-                    return Err(IndexError::Device { device });
-                }
-                seen += 1;
-            }
-        }
-        if seen != tree.len() {
-            return Err(IndexError::Device { device: NOBODY });
-        }
-        self.check_bounds(tree)
-    }
-
-    fn check_bounds(&self, tree: &Tree) -> Result<(), IndexError> {
+    fn check_bounds(&self) -> Result<(), IndexError> {
+        let tree = &self.tree;
         for (level, groups) in tree.levels.iter().enumerate() {
             for (node, group) in groups.iter().enumerate() {
                 for lane in 0..tree.children(level, node) {
                     let below = node * FAN + lane;
-                    let (bound, who, count) = match level.checked_sub(1) {
-                        None => {
-                            let leaf = &tree.leaves[below];
-                            (Tree::bound_of(leaf, &self.names), &leaf[..], used(leaf).count() as u32)
-                        }
+                    let (bound, who, used) = match level.checked_sub(1) {
+                        None => (
+                            tree.blocks[below].bound(),
+                            &tree.blocks[below].who[..],
+                            tree.blocks[below].used().count() as u32,
+                        ),
                         Some(level) => {
                             let group = &tree.levels[level][below];
                             (group.bounds.bound(), &group.bounds.who[..], group.used.iter().sum())
                         }
                     };
                     let kept = group.bounds.get(lane);
-                    if kept != (Row { who: kept.who, ..bound }) || group.used[lane] != count {
+                    if kept != (Row { who: kept.who, ..bound }) || group.used[lane] != used {
                         return Err(IndexError::Bound { level, node: below });
                     }
                     let mut firsts = who.iter().filter(|&&who| who != NOBODY);
-                    let among = who.contains(&kept.who) || (kept.who == NOBODY && count == 0);
+                    let among = who.contains(&kept.who) || (kept.who == NOBODY && used == 0);
                     if !among || firsts.any(|&first| self.names.by_id(first, kept.who).is_lt()) {
                         return Err(IndexError::First { level, node: below });
                     }
@@ -147,21 +135,25 @@ impl Index {
         Ok(())
     }
 
-    fn check_labels(&self) -> Result<(), IndexError> {
-        let mut counts = std::collections::BTreeMap::<u32, u32>::new();
-        for node in 0..self.names.nodes.len() as u32 {
-            let mut words = self.names.devices(node).map(|device| self.names.devices[device as usize].labels);
-            let Some(word) = words.next() else { continue };
-            if let Some(device) = words.position(|other| other != word) {
-                return Err(IndexError::Device { device: device as u32 });
-            }
-            self.labels.of(node, word).into_iter().for_each(|tag| *counts.entry(tag).or_default() += 1);
+    fn check_tags(
+        &self,
+        kind: &'static str,
+        tags: &Tags,
+        word: impl Fn(&Row) -> u128,
+        carrier: &dyn Fn(u32) -> u32,
+    ) -> Result<(), IndexError> {
+        let mut carried = std::collections::BTreeSet::new();
+        for row in self.tree.rows() {
+            let carrier = carrier(row.who);
+            carried.extend(tags.of(carrier, word(&row)).into_iter().map(|tag| (tag, carrier)));
         }
-        for tag in 0..self.labels.limit() {
-            let (carriers, expected) = (counts.get(&tag).copied().unwrap_or(0), self.labels.count(tag));
-            let twice = self.labels.bit(tag) != 0 && self.labels.listed(tag).next().is_some();
+        let mut counts = std::collections::BTreeMap::<u32, u32>::new();
+        carried.iter().for_each(|(tag, _)| *counts.entry(*tag).or_default() += 1);
+        for tag in 0..tags.limit() {
+            let (carriers, expected) = (counts.get(&tag).copied().unwrap_or(0), tags.count(tag));
+            let twice = tags.bit(tag) != 0 && tags.listed(tag).next().is_some();
             if carriers != expected || twice {
-                return Err(IndexError::Label { tag, carriers, expected });
+                return Err(IndexError::Tag { kind, tag, carriers, expected });
             }
         }
         Ok(())

@@ -26,10 +26,12 @@ pub(super) struct Row {
     pub slowness: f32,
     /// Bits of class, tier, reputation, region and taints.
     pub facts: u32,
-    pub labels: u64,
+    /// In its low half.
+    pub labels: u128,
+    pub models: u128,
     /// MiB.
     pub size: u32,
-    /// Which device, as an [`entry`](super::Entry); of many one whose node's id is not above that of any other, open or not.
+    /// Which device; of many one whose node's id is not above that of any other, open or not.
     pub who: u32,
 }
 
@@ -44,26 +46,13 @@ impl Row {
         slowness: f32::MAX,
         facts: 0,
         labels: 0,
+        models: 0,
         size: u32::MAX,
         who: NOBODY,
     };
 
     pub fn open(&self) -> bool {
         self.free >= 0.0
-    }
-
-    /// Takes an open row into a bound; `who` is left to the tree.
-    pub fn join(&mut self, row: &Self) {
-        let least = |a: &mut f32, b: f32| *a = if b < *a { b } else { *a };
-        self.free = if row.free > self.free { row.free } else { self.free };
-        least(&mut self.ask, row.ask);
-        least(&mut self.base, row.base);
-        least(&mut self.link, row.link);
-        least(&mut self.load, row.load);
-        least(&mut self.slowness, row.slowness);
-        self.facts |= row.facts;
-        self.labels |= row.labels;
-        self.size = self.size.min(row.size);
     }
 
     pub fn rates(&self) -> Rates {
@@ -142,13 +131,14 @@ pub(super) struct Columns<const N: usize> {
     pub facts: [u32; N],
     /// Parts of 32 bits, the lowest first.
     pub labels: [[u32; N]; 2],
+    pub models: [[u32; N]; 4],
     pub size: [u32; N],
     pub who: [u32; N],
 }
 
 /// A word from its parts.
-fn whole(part: impl Fn(usize) -> u32) -> u64 {
-    u64::from(part(0)) | u64::from(part(1)) << 32
+fn whole<const P: usize>(part: impl Fn(usize) -> u32) -> u128 {
+    (0..P).fold(0, |word, at| word | u128::from(part(at)) << (32 * at))
 }
 
 impl<const N: usize> Columns<N> {
@@ -161,6 +151,7 @@ impl<const N: usize> Columns<N> {
         slowness: [f32::MAX; N],
         facts: [0; N],
         labels: [[0; N]; 2],
+        models: [[0; N]; 4],
         size: [u32::MAX; N],
         who: [NOBODY; N],
     };
@@ -174,7 +165,8 @@ impl<const N: usize> Columns<N> {
             load: self.load[lane],
             slowness: self.slowness[lane],
             facts: self.facts[lane],
-            labels: whole(|at| self.labels[at][lane]),
+            labels: whole::<2>(|at| self.labels[at][lane]),
+            models: whole::<4>(|at| self.models[at][lane]),
             size: self.size[lane],
             who: self.who[lane],
         }
@@ -190,6 +182,9 @@ impl<const N: usize> Columns<N> {
         self.facts[lane] = row.facts;
         for (at, part) in self.labels.iter_mut().enumerate() {
             part[lane] = (row.labels >> (32 * at)) as u32;
+        }
+        for (at, part) in self.models.iter_mut().enumerate() {
+            part[lane] = (row.models >> (32 * at)) as u32;
         }
         self.size[lane] = row.size;
         self.who[lane] = row.who;
@@ -224,19 +219,16 @@ impl<const N: usize> Columns<N> {
             load: least(&self.load),
             slowness: least(&self.slowness),
             facts: all(&self.facts),
-            labels: whole(|at| all(&self.labels[at])),
+            labels: whole::<2>(|at| all(&self.labels[at])),
+            models: whole::<4>(|at| all(&self.models[at])),
             size: fold(size, u32::min),
             who: NOBODY,
         }
     }
 
-    /// What the open rows have free at most, and their least base time.
-    pub fn load(&self) -> (f32, f32) {
-        let mut base = [f32::MAX; N];
-        for (best, (&free, &base)) in base.iter_mut().zip(self.free.iter().zip(&self.base)) {
-            *best = if free >= 0.0 { base } else { f32::MAX };
-        }
-        (fold(self.free, |a, b| if a > b { a } else { b }), fold(base, |a, b| if a < b { a } else { b }))
+    /// Lanes that have a device, open or not.
+    pub fn used(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..N).filter(|&lane| self.who[lane] != NOBODY)
     }
 }
 

@@ -5,12 +5,12 @@
 //! for devices that were taken since: they are looked at again when their turn comes. Any other change starts it anew.
 
 use super::frontier::{Child, Frontier};
-use super::names::device_of;
-use super::search::{Best, Key, Part, Query};
+use super::search::{Best, Key, Query};
 use super::sieve::Sieve;
-use super::tree::Leaf;
+use super::tree::FAN;
 use super::{Found, Index};
 use crate::filter::Ask;
+use crate::latency::Model;
 use crate::score::Weights;
 use nightshift_types::NodeId;
 use std::cmp::Reverse;
@@ -42,6 +42,7 @@ struct Candidate {
 struct LookedAt {
     node: NodeId,
     position: usize,
+    model: Model,
 }
 
 impl Index {
@@ -51,18 +52,14 @@ impl Index {
         if query.is_narrow() {
             return self.best(ask, weights);
         }
-        let parts = query.parts();
+        let sieve = Sieve::new(&query);
         if cursor.since != Some(self.loosened) {
             *cursor = Cursor { since: Some(self.loosened), ..Cursor::default() };
-            for (at, part) in parts.iter().enumerate() {
-                match part.tree.levels.len() {
-                    0 => part.tree.leaves.iter().for_each(|leaf| cursor.look(&query, part, leaf)),
-                    levels => cursor.frontier.add(&parts, at, levels - 1, 0),
-                }
-            }
+            cursor.frontier.add(&sieve, &self.tree, self.tree.levels.len() - 1, 0);
+            query.each_holder(&mut |device| cursor.look(&query, device));
         }
-        match cursor.search(&query, &parts) {
-            Some(best) => self.found(&query, best),
+        match cursor.search(&query, &sieve) {
+            Some(best) => self.found(&query.work, best),
             // Only nodes to avoid are left, if any.
             None if !ask.avoid.is_empty() => self.best(ask, weights),
             None => None,
@@ -71,36 +68,42 @@ impl Index {
 }
 
 impl Cursor {
-    fn search(&mut self, query: &Query<'_>, parts: &[Part<'_>]) -> Option<Best> {
+    fn search(&mut self, query: &Query<'_>, sieve: &Sieve) -> Option<Best> {
+        let tree = &query.index.tree;
         loop {
             let best = self.best(query);
-            self.reconsider(query, parts, &best);
-            let limit = Sieve::limit(&best);
+            self.reconsider(query, &best);
+            let limit = sieve.limit(&best);
             let Some(child) = self.frontier.next(limit) else { return best };
-            let (part, level, at) = (&parts[child.part], child.level, child.at);
-            let bound = part.bound(level, at);
-            if best.is_some() && child.score() >= Sieve::near(limit) && query.beaten(&best, part, &bound) {
+            let (level, at) = (child.level, child.at);
+            let bound = tree.levels[level][at / FAN].bounds.get(at % FAN);
+            if best.is_some() && child.score() >= sieve.near(limit) && query.beaten(&best, &bound) {
                 // Of one where nothing fits any more there is no key.
-                self.deferred.extend(query.lower(part, &bound).map(|key| Reverse((key, child))));
+                self.deferred.extend(query.lower(&bound).map(|key| Reverse((key, child))));
             } else if level > 0 {
-                self.frontier.add(parts, child.part, level - 1, at);
+                self.frontier.add(sieve, tree, level - 1, at);
             } else {
-                self.look(query, part, &part.tree.leaves[at]);
+                let (scores, _) = sieve.scores(&tree.blocks[at]);
+                for (lane, _) in scores.into_iter().enumerate().filter(|(_, score)| *score < f32::INFINITY) {
+                    let row = tree.blocks[at].get(lane);
+                    if let Some(key) = query.lower(&row).filter(|_| !query.avoids(row.who)) {
+                        self.found.push(Reverse(Candidate { key, looked_at: None, device: row.who }));
+                    }
+                }
             }
         }
     }
 
     /// Puts back what was deferred and may be better than the best is now.
-    fn reconsider(&mut self, query: &Query<'_>, parts: &[Part<'_>], best: &Option<Best>) {
+    fn reconsider(&mut self, query: &Query<'_>, best: &Option<Best>) {
         let mut beaten = Vec::new();
         while let Some(top) = self.deferred.peek_mut() {
             if best.as_ref().is_some_and(|best| top.0.0 > best.key) {
                 break;
             }
             let Reverse((key, child)) = PeekMut::pop(top);
-            let part = &parts[child.part];
-            let stays = query.beaten(best, part, &part.bound(child.level, child.at));
-            if stays { beaten.push(Reverse((key, child))) } else { self.frontier.put_back(child) }
+            let bound = query.index.tree.levels[child.level][child.at / FAN].bounds.get(child.at % FAN);
+            if query.beaten(best, &bound) { beaten.push(Reverse((key, child))) } else { self.frontier.put_back(child) }
         }
         self.deferred.extend(beaten);
     }
@@ -109,32 +112,28 @@ impl Cursor {
     fn best(&mut self, query: &Query<'_>) -> Option<Best> {
         while let Some(mut top) = self.found.peek_mut() {
             let Reverse(Candidate { key: then, looked_at, device }) = &mut *top;
-            let Some(key) = query.now(*device) else {
+            let Some((key, model)) = query.now(*device) else {
                 PeekMut::pop(top);
                 continue;
             };
-            if looked_at.is_some() && *then == key {
-                return Some(Best { key, device: *device });
+            if looked_at.as_ref().is_some_and(|looked_at| (*then, looked_at.model) == (key, model)) {
+                return Some(Best { key, device: *device, model });
             }
             // It is looked at for the first time, or was taken since and is worse: it sinks to where it belongs.
             let names = &query.index.names;
-            let Some(node) = names.id(names.node_of(*device)).cloned() else {
+            let Some(node) = names.id_of_device(*device).cloned() else {
                 PeekMut::pop(top);
                 continue;
             };
-            (*then, *looked_at) = (key, Some(LookedAt { node, position: names.position(*device) }));
+            (*then, *looked_at) = (key, Some(LookedAt { node, position: names.position(*device), model }));
         }
         None
     }
 
-    /// Those of a leaf that may fit.
-    fn look(&mut self, query: &Query<'_>, part: &Part<'_>, leaf: &Leaf) {
-        let scores = part.sieve.of_leaf(leaf, &query.index.names.hot);
-        for (&entry, _) in leaf.iter().zip(scores).filter(|(_, score)| *score < f32::INFINITY) {
-            let device = device_of(entry);
-            if let Some(key) = query.exact(device, part.model_of(entry)).filter(|_| !query.avoids(device)) {
-                self.found.push(Reverse(Candidate { key, looked_at: None, device }));
-            }
+    /// A device that bounds do not tell of.
+    fn look(&mut self, query: &Query<'_>, device: u32) {
+        if let Some((key, _)) = query.now(device).filter(|_| !query.avoids(device)) {
+            self.found.push(Reverse(Candidate { key, looked_at: None, device }));
         }
     }
 }

@@ -3,8 +3,8 @@
 //!
 //! A group stands in the heap once, with its best child that is left: so the heap stays small.
 
-use super::search::Part;
-use super::tree::FAN;
+use super::sieve::Sieve;
+use super::tree::{FAN, Tree};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
@@ -20,15 +20,13 @@ pub(super) struct Frontier {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Place {
     OfGroup(u32),
-    PutBack { part: u32, level: u32, at: u32 },
+    PutBack { level: u32, at: u32 },
 }
 
 /// A part of the tree that was handed out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Child {
     promise: u64,
-    /// Position of the part whose tree it is of.
-    pub part: usize,
     pub level: usize,
     pub at: usize,
 }
@@ -43,7 +41,6 @@ impl Child {
 struct Opened {
     scores: [f32; FAN],
     seconds: [f32; FAN],
-    part: u32,
     level: u32,
     at: u32,
 }
@@ -73,10 +70,9 @@ impl Frontier {
     }
 
     /// Opens a group.
-    pub fn add(&mut self, parts: &[Part<'_>], part: usize, level: usize, at: usize) {
-        let Part { sieve, tree, .. } = &parts[part];
+    pub fn add(&mut self, sieve: &Sieve, tree: &Tree, level: usize, at: usize) {
         let (scores, seconds) = sieve.scores(&tree.levels[level][at].bounds);
-        let opened = Opened { scores, seconds, part: part as u32, level: level as u32, at: at as u32 };
+        let opened = Opened { scores, seconds, level: level as u32, at: at as u32 };
         let (promise, lane) = opened.best();
         if score(promise) < f32::INFINITY {
             self.heap.push(Reverse((promise, Place::OfGroup((self.groups.len() * FAN + lane) as u32))));
@@ -93,18 +89,16 @@ impl Frontier {
         }
         let place = match place {
             Place::OfGroup(place) => place as usize,
-            Place::PutBack { part, level, at } => {
+            Place::PutBack { level, at } => {
                 PeekMut::pop(top);
-                let [part, level, at] = [part, level, at].map(|number| number as usize);
-                return Some(Child { promise, part, level, at });
+                return Some(Child { promise, level: level as usize, at: at as usize });
             }
         };
         let (group, lane) = (place / FAN, place % FAN);
         let opened = &mut self.groups[group];
         opened.scores[lane] = f32::INFINITY;
         let (rest, next) = opened.best();
-        let [part, level, at] = [opened.part, opened.level, opened.at].map(|number| number as usize);
-        let child = Child { promise, part, level, at: at * FAN + lane };
+        let child = Child { promise, level: opened.level as usize, at: opened.at as usize * FAN + lane };
         if score(rest) < f32::INFINITY {
             *top = Reverse((rest, Place::OfGroup((group * FAN + next) as u32)));
         } else {
@@ -115,7 +109,6 @@ impl Frontier {
 
     /// Takes a child back that was handed out.
     pub fn put_back(&mut self, child: Child) {
-        let [part, level, at] = [child.part, child.level, child.at].map(|number| number as u32);
-        self.heap.push(Reverse((child.promise, Place::PutBack { part, level, at })));
+        self.heap.push(Reverse((child.promise, Place::PutBack { level: child.level as u32, at: child.at as u32 })));
     }
 }

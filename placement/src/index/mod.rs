@@ -2,20 +2,18 @@
 //! Invariant: what [`Index::best`] finds is what [`crate::plan()`] finds by looking at every node, ties included.
 //!
 //! ```text
-//! devices ─▶ leaves of 8, like with like ─▶ bounds per leaf ─▶ a tree of bounds             [`names`] [`kd`] [`tree`]
-//!     └─▶ for each model a tree of those that have it
-//! task ─▶ a query ─▶ best-first search of both: a bound not better than the best found ends it   [`search`] [`frontier`]
-//!              └─▶ the same in floats, many bounds at once                                     [`columns`] [`sieve`]
+//! devices ─▶ rows ─▶ blocks of 16, like with like ─▶ bounds per block ─▶ a tree of bounds     [`columns`] [`kd`] [`tree`]
+//! task    ─▶ a query ─▶ best-first search: a bound not better than the best found ends it     [`search`] [`frontier`]
+//!                └─▶ the same in floats, many rows or bounds at once                          [`sieve`]
 //! ```
 //!
 //! * Memory, ask, round trip and wait, link, disk, speed, size: the best of each among the **open** devices below.
-//! * Class, tier, region, taints, labels: which there are below, a bit each. Where there are more than bits, some
+//! * Class, tier, region, taints, labels, models: which there are below, a bit each. Where there are more than bits, some
 //!   share one: then a device is looked up before it is chosen. So it is for a reputation, which has two bits.
-//! * A task looks among the devices that have its model, in memory or on disk, and among all as if none had it: the better
-//!   of both is the best. So no bound mixes who is fast with who has the model.
-//! * Labels of few nodes have lists ([`tags`]): a task for such a label looks at nothing else.
+//! * Models and labels of few nodes have lists too ([`tags`]): a task for such a model looks at those nodes first, which
+//!   often ends the search at once; a task for such a label looks at nothing else.
 //! * Ties reach down to the node's id, which bounds have too: a pool of equal nodes is searched as fast as any other.
-//! * Where bounds do not help, the search turns into a pass over the leaves: never much worse than a scan.
+//! * Where bounds do not help, the search turns into a pass over the blocks: never much worse than a scan.
 //!
 //! The sieve's floats decide nothing: what is next to the best within their error is compared in integers.
 
@@ -25,7 +23,6 @@ mod cursor;
 mod frontier;
 mod ids;
 mod kd;
-mod names;
 mod node;
 mod rows;
 mod search;
@@ -38,25 +35,30 @@ pub use cursor::Cursor;
 pub(crate) use rows::{Like, Side};
 pub use search::Found;
 
-use crate::latency::round24;
+use crate::latency::{round_trip_nanos, round24, wait_nanos};
 use crate::score::asks;
 use crate::view::{DeviceView, NodeView};
+use columns::{CLOSED, NOBODY, Row};
 use ids::{Ids, Interner};
-use names::{Device, Names, model_of};
-use nightshift_types::{Bytes, Digest, Milliseconds, NodeId, PicoPoints, Taint};
+use nightshift_types::{Bytes, Digest, Milliseconds, NodeId, PicoPoints, Reputation, Taint};
 use std::borrow::Borrow;
+use std::cmp::Ordering;
 use tags::Tags;
 use tree::Tree;
+
+/// Bits of a word for models on disk, and in memory; the others are shared by all that have none.
+const CACHED_BITS: usize = 48;
+const RESIDENT_BITS: usize = tags::BLOOM as usize - CACHED_BITS;
 
 /// All nodes of a pool, ready for decisions.
 #[derive(Debug, Clone)]
 pub struct Index {
     names: Names,
     ids: Ids,
-    all: Tree,
-    /// By model: those that have it.
-    holders: Vec<Tree>,
+    tree: Tree,
     labels: Tags,
+    cached: Tags,
+    resident: Tags,
     words: Words,
     version: u64,
     /// Rises with every change but a placement: only a placement makes no device better.
@@ -69,6 +71,43 @@ pub struct Place {
     device: u32,
 }
 
+/// What nodes and devices are, by number.
+#[derive(Debug, Clone, Default)]
+struct Names {
+    nodes: Vec<Node>,
+    devices: Vec<Device>,
+    unused_nodes: Vec<u32>,
+    unused_devices: Vec<u32>,
+}
+
+#[derive(Debug, Clone)]
+struct Node {
+    id: Option<NodeId>,
+    /// Its first device; the others follow by [`Device::next`], by position.
+    first: u32,
+    region: u32,
+    taints: u32,
+    round_trip_ms: u32,
+    /// Picopoints an hour, exactly.
+    ask: u64,
+    reputation: Reputation,
+    /// Ready, and neither its operator nor its owner holds it back.
+    willing: bool,
+    /// It has the label `kubernetes.io/hostname` with its own id, which is kept nowhere else.
+    hostname: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Device {
+    node: u32,
+    next: u32,
+    queued_ms: u32,
+    running: u32,
+    slots: u32,
+    /// Bytes, exactly.
+    free: u64,
+}
+
 /// Words to numbers.
 #[derive(Debug, Clone, Default)]
 struct Words {
@@ -78,6 +117,59 @@ struct Words {
     taints: Interner<String>,
     /// By number, as `taints`.
     taint_sets: Vec<Vec<Taint>>,
+}
+
+impl Device {
+    fn load(&mut self, view: &DeviceView) {
+        (self.queued_ms, self.running, self.slots) = (millis(view.queued_ms), view.running, view.slots);
+        self.free = view.free.0;
+    }
+}
+
+impl Names {
+    fn id(&self, node: u32) -> Option<&NodeId> {
+        self.nodes.get(node as usize)?.id.as_ref()
+    }
+
+    fn id_of_device(&self, device: u32) -> Option<&NodeId> {
+        self.id(self.devices[device as usize].node)
+    }
+
+    fn by_id(&self, a: u32, b: u32) -> Ordering {
+        self.id_of_device(a).cmp(&self.id_of_device(b))
+    }
+
+    /// The devices of a node, by position.
+    fn devices(&self, node: u32) -> impl Iterator<Item = u32> + '_ {
+        let mut next = self.nodes[node as usize].first;
+        std::iter::from_fn(move || {
+            let device = next;
+            next = self.devices.get(device as usize)?.next;
+            Some(device)
+        })
+    }
+
+    /// What a device has free, or that it takes nothing, and its round trip and wait: as its row has them.
+    fn state(&self, device: u32) -> (f32, f32) {
+        let device = &self.devices[device as usize];
+        let node = &self.nodes[device.node as usize];
+        let open = node.willing && device.running < device.slots;
+        let free = if open { round24(device.free) as f32 } else { CLOSED };
+        let round_trip = round_trip_nanos(Milliseconds(node.round_trip_ms.into()));
+        (free, round24(round_trip + wait_nanos(device.queued_ms.into(), device.slots)) as f32)
+    }
+
+    /// Ids, then positions.
+    fn order(&self, a: u32, b: u32) -> Ordering {
+        if self.devices[a as usize].node != self.devices[b as usize].node {
+            return self.by_id(a, b);
+        }
+        self.position(a).cmp(&self.position(b))
+    }
+
+    fn position(&self, device: u32) -> usize {
+        self.devices(self.devices[device as usize].node).position(|other| other == device).unwrap_or(usize::MAX)
+    }
 }
 
 impl Default for Index {
@@ -164,16 +256,8 @@ impl Index {
 
     fn fill(&mut self, place: Place, change: impl FnOnce(&mut Device)) {
         change(&mut self.names.devices[place.device as usize]);
-        self.restate(place.device);
-    }
-
-    /// Brings a device's row to its state, and every tree that it stands in.
-    fn restate(&mut self, device: u32) {
-        let before = self.names.restate(device);
-        self.all.fill(self.names.place(names::ALL, device), before, &self.names);
-        for (held, place) in self.names.holdings(device) {
-            self.holders[model_of(held) as usize].fill(place, before, &self.names);
-        }
+        let (free, base) = self.names.state(place.device);
+        self.tree.fill(place.device, free, base);
     }
 
     /// The owner asks another price; false if there is no such node.
@@ -182,19 +266,11 @@ impl Index {
         self.changed();
         let ask = asks(ask);
         self.names.nodes[node as usize].ask = ask;
-        let new = round24(ask) as f32;
-        for device in self.names.devices(node) {
-            let old = std::mem::replace(&mut self.names.hot[device as usize].ask, new);
-            if new == old {
-                continue;
-            }
-            self.all.ask(device, old, &mut self.names);
-            let mut at = self.names.first_holding(device);
-            while let Some((held, next)) = self.names.holding_at(at) {
-                let entry = device | held & names::RESIDENT;
-                self.holders[model_of(held) as usize].ask(entry, old, &mut self.names);
-                at = next;
-            }
+        let mut next = self.names.nodes[node as usize].first;
+        while next != NOBODY {
+            let row = Row { ask: round24(ask) as f32, ..self.tree.row(next) };
+            self.tree.change(&row, &|a, b| self.names.by_id(a, b));
+            next = self.names.devices[next as usize].next;
         }
         true
     }
@@ -203,27 +279,32 @@ impl Index {
     pub fn set_round_trip(&mut self, id: &NodeId, round_trip: Milliseconds) -> bool {
         let Some(node) = self.number(id) else { return false };
         self.names.nodes[node as usize].round_trip_ms = millis(round_trip.0);
-        self.restate_all(node)
+        self.restate(node)
     }
 
     /// The node takes work from now on, or does not; false if there is no such node.
     pub fn set_willing(&mut self, id: &NodeId, willing: bool) -> bool {
         let Some(node) = self.number(id) else { return false };
         self.names.nodes[node as usize].willing = willing;
-        self.restate_all(node)
+        self.restate(node)
     }
 
     /// Something that all devices of a node share has changed.
-    fn restate_all(&mut self, node: u32) -> bool {
-        self.names.devices(node).for_each(|device| self.restate(device));
+    fn restate(&mut self, node: u32) -> bool {
+        let mut next = self.names.nodes[node as usize].first;
+        while next != NOBODY {
+            self.fill(Place { device: next }, |_| {});
+            next = self.names.devices[next as usize].next;
+        }
         self.changed();
         true
     }
 
     /// Memory of the index in bytes, as far as its own tables say: allocator, ids and words are not in it.
     pub fn bytes(&self) -> usize {
-        let holders: usize = self.holders.iter().map(Tree::bytes).sum();
-        self.all.bytes() + holders + self.ids.bytes() + self.names.bytes()
+        let names =
+            self.names.nodes.capacity() * size_of::<Node>() + self.names.devices.capacity() * size_of::<Device>();
+        self.tree.bytes() + self.ids.bytes() + names
     }
 }
 

@@ -1,29 +1,32 @@
 //! In: some devices, and tasks one after another → out: what each task would cost on every one of them ([`Side::weigh`]).
 //! Invariant: what is finite fits, as far as 32 bit floats tell; a device that was chosen is looked at again ([`Index::look`]).
 //!
-//! The rows of the devices are copied side by side, and weighed by the search's own sieve, as if none had the model; then
-//! those that have it, one by one. Which these are is worked out once for all tasks that want a model.
+//! The rows of the devices are copied side by side, and weighed by the search's own sieve. Where a model is, is worked out
+//! once for all tasks that want it.
 
-use super::columns::{Columns, reputation_is_told};
+use super::columns::{Columns, NOBODY, reputation_is_told};
 use super::search::{Best, Query};
 use super::sieve::Sieve;
+use super::tree::{Block, LANES};
 use super::{Found, Index, Place};
 use crate::filter::Ask;
-use crate::latency::{Model, Work};
+use crate::latency::Work;
 use crate::score::Weights;
 use std::collections::HashMap;
 
-/// Devices looked at together.
-const LANES: usize = 16;
-
-type Block = Columns<LANES>;
+/// Bits of [`Columns::models`] as a side has them.
+const CACHED: u32 = 1;
+const RESIDENT: u32 = 2;
 
 /// Devices side by side.
 pub(crate) struct Side {
     blocks: Vec<Block>,
     places: Vec<Place>,
-    /// By model: which of the devices have it, by position, and where.
-    holders: HashMap<u32, Vec<(u32, Model)>>,
+    lanes: HashMap<u32, u32>,
+    /// By model: who has it, as the blocks' lanes have it.
+    holders: HashMap<Option<u32>, Vec<u32>>,
+    /// The model whose holders are in the blocks.
+    shown: Option<Option<u32>>,
 }
 
 /// What weighs a task's time on a device.
@@ -44,18 +47,14 @@ pub(crate) struct Like {
 impl Side {
     /// Of these devices, which stand in the index, each once.
     pub fn new(index: &Index, places: Vec<Place>) -> Self {
-        let mut holders: HashMap<u32, Vec<(u32, Model)>> = HashMap::new();
-        for (place, at) in places.iter().zip(0..) {
-            for (model, has) in index.names.models(place.device) {
-                holders.entry(model).or_default().push((at, has));
-            }
-        }
-        let block = |places: &[Place]| {
+        let rows: Vec<_> = places.iter().map(|place| index.tree.row(place.device)).collect();
+        let block = |rows: &[super::columns::Row]| {
             let mut block: Block = Columns::EMPTY;
-            places.iter().enumerate().for_each(|(lane, place)| block.set(lane, &index.names.row(place.device)));
+            rows.iter().enumerate().for_each(|(lane, row)| block.set(lane, row));
             block
         };
-        Self { blocks: places.chunks(LANES).map(block).collect(), places, holders }
+        let lanes = places.iter().zip(0..).map(|(place, lane)| (place.device, lane)).collect();
+        Self { blocks: rows.chunks(LANES).map(block).collect(), places, lanes, holders: HashMap::new(), shown: None }
     }
 
     /// Numbers that [`Side::weigh`] writes: those beyond the last device are infinite.
@@ -72,7 +71,7 @@ impl Side {
     /// is wanted less than on `own`, where it fits: for the taints, or because the node is to be avoided. In `slack` the
     /// nanoseconds that it may take longer, if it has to be in time. `None` if it does not fit `own`.
     pub fn weigh(
-        &self,
+        &mut self,
         index: &Index,
         ask: &Ask<'_>,
         weights: &Weights,
@@ -80,9 +79,9 @@ impl Side {
         (costs, slack): (&mut [f32], &mut [f32]),
     ) -> Option<Like> {
         let query = Query::new(index, ask, weights)?;
-        let sieve = Sieve::new(&query, Model::Absent);
+        let sieve = Sieve::new(&query).of_a_side(CACHED, RESIDENT);
         let limited = query.most_expected != u64::MAX;
-        let own_key = query.now(self.places[own].device)?;
+        let (own_key, _) = query.now(self.places[own].device)?;
         let fixed = query.is_narrow() || (limited && sieve.by_ask == 0.0 && sieve.by_time == 0.0);
         let plain = query.is_plain() && query.ask.avoid.is_empty();
         let (by_time, reference) = (sieve.by_time, sieve.reference);
@@ -90,6 +89,7 @@ impl Side {
         if fixed {
             return Some(like);
         }
+        self.show(index, query.model);
         let lanes = costs.chunks_exact_mut(LANES).zip(slack.chunks_exact_mut(LANES));
         for (block, (costs, slack)) in self.blocks.iter().zip(lanes) {
             let (scores, seconds) = sieve.scores(block);
@@ -99,14 +99,6 @@ impl Side {
                     let time = if sieve.by_ask == 0.0 { scores[lane] / sieve.by_time } else { seconds[lane] };
                     slack[lane] = query.most_expected as f32 - time;
                 }
-            }
-        }
-        let holders = query.model.and_then(|model| self.holders.get(&model));
-        for &(at, model) in holders.into_iter().flatten() {
-            let device = self.places[at as usize].device;
-            if let Some(key) = query.exact(device, model) {
-                costs[at as usize] = key.first as f32;
-                slack[at as usize] = query.most_expected.saturating_sub(query.expected(device, model)) as f32;
             }
         }
         if !plain {
@@ -121,7 +113,7 @@ impl Side {
             let facts = self.blocks.iter().flat_map(|block| block.facts);
             for ((cost, facts), place) in costs.iter_mut().zip(facts).zip(&self.places) {
                 let tainted = facts & query.untainted == 0 && cost.is_finite();
-                if tainted && query.now(place.device).is_none_or(|key| key.soft_taints > own_key.soft_taints) {
+                if tainted && query.now(place.device).is_none_or(|(key, _)| key.soft_taints > own_key.soft_taints) {
                     *cost = f32::INFINITY;
                 }
             }
@@ -131,6 +123,52 @@ impl Side {
             costs[own] = own_key.first as f32;
         }
         Some(like)
+    }
+
+    /// Puts who has a model into the blocks.
+    fn show(&mut self, index: &Index, model: Option<u32>) {
+        if self.shown == Some(model) {
+            return;
+        }
+        if !self.holders.contains_key(&model) {
+            let holders = self.holders_of(index, model);
+            self.holders.insert(model, holders);
+        }
+        let holders = &self.holders[&model];
+        for (block, holders) in self.blocks.iter_mut().zip(holders.chunks_exact(LANES)) {
+            block.models[0].copy_from_slice(holders);
+        }
+        self.shown = Some(model);
+    }
+
+    fn holders_of(&self, index: &Index, model: Option<u32>) -> Vec<u32> {
+        let mut holders = vec![0; self.width()];
+        let Some(model) = model else { return holders };
+        for (tags, bit) in [(&index.cached, CACHED), (&index.resident, RESIDENT)] {
+            // Models on disk are the nodes', those in memory the devices'.
+            let carrier = |device: u32| if bit == CACHED { index.names.devices[device as usize].node } else { device };
+            let mut mark = |device: u32| {
+                if let Some(&lane) = self.lanes.get(&device) {
+                    holders[lane as usize] |= bit;
+                }
+            };
+            if tags.bit(model) == 0 && (tags.count(model) as usize) < self.places.len() {
+                for carrier in tags.listed(model) {
+                    match bit {
+                        CACHED => index.names.devices(carrier).for_each(&mut mark),
+                        _ => mark(carrier),
+                    }
+                }
+                continue;
+            }
+            for place in &self.places {
+                let bits = index.tree.row(place.device).models;
+                if tags.carries(model, carrier(place.device), bits) {
+                    mark(place.device);
+                }
+            }
+        }
+        holders
     }
 }
 
@@ -145,7 +183,7 @@ impl Query<'_> {
 
     /// Whether a device is one of the few of a narrow query.
     pub fn is_listed(&self, device: u32) -> bool {
-        let node = self.index.names.node_of(device);
+        let node = self.index.names.devices[device as usize].node;
         self.only.is_none_or(|only| only == node) && self.has_listed(node)
     }
 }
@@ -154,22 +192,21 @@ impl Index {
     /// What a device would be for a task, as [`Index::best`] tells of the best; `None` if it does not fit.
     pub(crate) fn look(&self, place: Place, ask: &Ask<'_>, weights: &Weights) -> Option<Found<'_>> {
         let query = Query::new(self, ask, weights)?;
-        let key = query.now(place.device)?;
+        let (key, model) = query.now(place.device)?;
         let fits = !query.is_narrow() || query.is_listed(place.device);
-        let best = Best { key, device: place.device };
-        if fits { self.found(&query, best) } else { None }
+        let best = Best { key, device: place.device, model };
+        if fits { self.found(&query.work, best) } else { None }
     }
 
     /// Milliseconds of a device's own time that a task keeps it.
     pub(crate) fn busy_ms(&self, place: Place, ask: &Ask<'_>) -> u64 {
-        Work::new(ask).service(self.names.hot[place.device as usize].rates()).div_ceil(1_000_000)
+        Work::new(ask).service(self.tree.row(place.device).rates()).div_ceil(1_000_000)
     }
 
     /// Free bytes of a device that is open, tasks it still takes, and tasks it may hold.
     pub(crate) fn room(&self, place: Place) -> Option<(u64, u32, u32)> {
         let device = self.names.devices.get(place.device as usize)?;
-        let node = self.names.nodes.get(self.names.node_of(place.device) as usize)?;
-        (node.willing && device.running < device.slots)
-            .then(|| (device.free, device.slots - device.running, device.slots))
+        let open = device.node != NOBODY && self.names.nodes[device.node as usize].willing;
+        (open && device.running < device.slots).then(|| (device.free, device.slots - device.running, device.slots))
     }
 }

@@ -8,10 +8,10 @@ use super::columns::{
     CLASSES, NOBODY, REGIONS, Row, TAINTS, class_bit, region_bit, reputation_bits, taints_bit, tier_bit,
 };
 use super::frontier::Frontier;
-use super::names::{RESIDENT, device_of};
 use super::node::{HOSTNAME, label_word};
 use super::sieve::Sieve;
-use super::tree::{FAN, Leaf, Tree};
+use super::tags::Tags;
+use super::tree::{Block, FAN};
 use super::{Index, Place};
 use crate::filter::Ask;
 use crate::latency::{Model, Prediction, Work, round_trip_nanos, round24, wait_nanos};
@@ -69,7 +69,7 @@ pub(super) struct Query<'q> {
     pub regions: Vec<u32>,
     pub region_bits: u32,
     /// Bits of the labels it needs.
-    pub labels: u64,
+    pub labels: u128,
     /// Labels it needs that have no bit.
     pub listed: Vec<u32>,
     /// The only node it may run on, by its hostname.
@@ -79,25 +79,35 @@ pub(super) struct Query<'q> {
     pub untainted: u32,
     pub least_soft: u32,
     pub model: Option<u32>,
+    pub cached: Holders,
+    pub resident: Holders,
     pub avoid: Vec<u32>,
 }
 
-/// A tree to search, and how its rows are read.
-pub(super) struct Part<'t> {
-    pub tree: &'t Tree,
-    pub sieve: Sieve,
-    /// Where the model is for every entry, unless it is marked as resident.
-    model: Model,
+/// How the search knows who has the task's model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Holders {
+    /// Bits of which one is set in every row and bound with it.
+    pub bits: u128,
+    /// No other entry has one of the bits.
+    exact: bool,
+    /// They are few, and looked at one by one instead.
+    listed: bool,
 }
 
-impl Part<'_> {
-    /// Where the model is for one entry.
-    pub fn model_of(&self, entry: u32) -> Model {
-        if entry & RESIDENT == 0 { self.model } else { Model::Resident }
-    }
+impl Holders {
+    const NOBODY: Self = Self { bits: 0, exact: true, listed: false };
 
-    pub fn bound(&self, level: usize, at: usize) -> Row {
-        self.tree.levels[level][at / FAN].bounds.get(at % FAN)
+    /// Of `n` devices, the k with the model: a list costs k looks; a search by shared bits about n ÷ k, since that many
+    /// nodes without it come before the best with it.
+    fn new(tags: &Tags, tag: u32, n: usize) -> Self {
+        let count = tags.count(tag) as usize;
+        match tags.bit(tag) {
+            _ if count == 0 => Self::NOBODY,
+            0 if count <= 8 || count * count <= n / 32 => Self { bits: 0, exact: true, listed: true },
+            0 => Self { bits: tags.bloom(tag), exact: false, listed: false },
+            bits => Self { bits, exact: true, listed: false },
+        }
     }
 }
 
@@ -105,20 +115,21 @@ impl Part<'_> {
 pub(super) struct Best {
     pub key: Key,
     pub device: u32,
+    pub model: Model,
 }
 
 impl Index {
     /// The best device for a task; `None` if no node fits.
     pub fn best(&self, ask: &Ask<'_>, weights: &Weights) -> Option<Found<'_>> {
         let query = Query::new(self, ask, weights)?;
-        self.found(&query, query.search()?)
+        self.found(&query.work, query.search()?)
     }
 
     /// What was found, as others see it.
-    pub(super) fn found(&self, query: &Query<'_>, best: Best) -> Option<Found<'_>> {
+    pub(super) fn found(&self, work: &Work, best: Best) -> Option<Found<'_>> {
+        let rates = self.tree.row(best.device).rates();
         let device = &self.names.devices[best.device as usize];
-        let hot = &self.names.hot[best.device as usize];
-        let node = &self.names.nodes[hot.node as usize];
+        let node = &self.names.nodes[device.node as usize];
         let wait = wait_nanos(device.queued_ms.into(), device.slots);
         let round_trip = round_trip_nanos(Milliseconds(node.round_trip_ms.into()));
         Some(Found {
@@ -126,8 +137,8 @@ impl Index {
             node: node.id.as_ref()?,
             position: self.names.position(best.device),
             ask: PicoPoints(node.ask.into()),
-            predicted: query.work.predict(round_trip, wait, hot.rates(), query.model_at(best.device)),
-            busy_ms: query.work.service(hot.rates()).div_ceil(1_000_000),
+            predicted: work.predict(round_trip, wait, rates, best.model),
+            busy_ms: work.service(rates).div_ceil(1_000_000),
         })
     }
 }
@@ -189,6 +200,8 @@ impl<'q> Query<'q> {
             untainted: TAINTS,
             least_soft: 0,
             model,
+            cached: model.map_or(Holders::NOBODY, |tag| Holders::new(&index.cached, tag, index.tree.len())),
+            resident: model.map_or(Holders::NOBODY, |tag| Holders::new(&index.resident, tag, index.tree.len())),
             avoid: ask.avoid.iter().filter_map(|id| index.number(id)).collect(),
         };
         query.select()?;
@@ -208,31 +221,14 @@ impl<'q> Query<'q> {
 
     /// Whether a device's node is one to avoid.
     pub fn avoids(&self, device: u32) -> bool {
-        !self.avoid.is_empty() && self.avoid.contains(&self.index.names.node_of(device))
+        !self.avoid.is_empty() && self.avoid.contains(&self.index.names.devices[device as usize].node)
     }
 
-    /// A device's key as it is now, if it fits.
-    pub fn now(&self, device: u32) -> Option<Key> {
-        self.exact(device, self.model_at(device))
-    }
-
-    /// Nanoseconds that it should take on a device that has the model there.
-    pub fn expected(&self, device: u32, model: Model) -> u64 {
-        let hot = &self.index.names.hot[device as usize];
-        hot.base as u64 + self.work.nanos(hot.rates(), model)
-    }
-
-    /// Where the task's model is.
-    pub fn model_at(&self, device: u32) -> Model {
-        self.model.map_or(Model::Absent, |model| self.index.names.model_at(device, model))
-    }
-
-    /// What to search: those that have the model, and all, as if none had it.
-    pub fn parts(&self) -> Vec<Part<'q>> {
-        let part = |tree: &'q Tree, model| Part { tree, sieve: Sieve::new(self, model), model };
-        let holders = self.model.and_then(|model| self.index.holders.get(model as usize));
-        let holders = holders.filter(|tree| tree.len() > 0).map(|tree| part(tree, Model::Cached));
-        holders.into_iter().chain([part(&self.index.all, Model::Absent)]).collect()
+    /// A device's key as it is now, if it fits, and where its model is.
+    pub fn now(&self, device: u32) -> Option<(Key, Model)> {
+        let row = self.index.tree.row(device);
+        let model = self.model_of(self.index.names.devices[device as usize].node, device);
+        Some((self.exact(&row, model)?, model))
     }
 
     /// Labels, by bit or by list; `None` if no node has them.
@@ -311,13 +307,12 @@ impl<'q> Query<'q> {
         Some(Key { soft_taints, first, second, size: row.size })
     }
 
-    /// The key of a device that has the model there, if it fits: with what its row has rounded, or shares a bit for.
-    pub fn exact(&self, device: u32, model: Model) -> Option<Key> {
-        let names = &self.index.names;
-        let row = names.row(device);
-        let key = self.key(&row, model)?;
-        let node = &names.nodes[names.node_of(device) as usize];
-        let fits = names.devices[device as usize].free >= self.ask.spec.memory.0
+    /// The key of a device, if it fits: with what its row has rounded, or shares a bit for.
+    fn exact(&self, row: &Row, model: Model) -> Option<Key> {
+        let key = self.key(row, model)?;
+        let device = &self.index.names.devices[row.who as usize];
+        let node = &self.index.names.nodes[device.node as usize];
+        let fits = device.free >= self.ask.spec.memory.0
             && node.ask <= self.exact_ask
             && self.ask.spec.min_reputation.is_none_or(|need| node.reputation >= need)
             && (self.regions.is_empty() || self.regions.contains(&node.region));
@@ -326,12 +321,28 @@ impl<'q> Query<'q> {
         (fits && soft_taints != REPELLED).then_some(Key { soft_taints, ..key })
     }
 
+    /// The best place the model may be, for any entry with no other bits than these.
+    fn model_by_bits(&self, models: u128) -> Model {
+        if models & self.resident.bits != 0 {
+            Model::Resident
+        } else if models & self.cached.bits != 0 {
+            Model::Cached
+        } else {
+            Model::Absent
+        }
+    }
+
     fn search(&self) -> Option<Best> {
         let mut best = None;
         if self.is_narrow() {
             self.look_at_listed(&mut best, false);
         } else {
-            self.look_at_trees(&mut best);
+            self.each_holder(&mut |device| {
+                if !self.avoids(device) {
+                    self.look(&mut best, device);
+                }
+            });
+            self.look_at_tree(&mut best);
         }
         if best.is_none() && !self.avoid.is_empty() {
             self.look_at_listed(&mut best, true);
@@ -359,16 +370,42 @@ impl<'q> Query<'q> {
         }
     }
 
+    /// The few devices that have a rare model: their bounds do not tell.
+    pub fn each_holder(&self, look: &mut dyn FnMut(u32)) {
+        let Some(model) = self.model else { return };
+        if self.resident.listed {
+            self.index.resident.listed(model).for_each(&mut *look);
+        }
+        if self.cached.listed {
+            let nodes = self.index.cached.listed(model);
+            nodes.flat_map(|node| self.index.names.devices(node)).for_each(look);
+        }
+    }
+
+    /// Where the task's model is, exactly.
+    fn model_of(&self, node: u32, device: u32) -> Model {
+        let Some(model) = self.model else { return Model::Absent };
+        let (block, lane) = self.index.tree.place(device);
+        let bits = self.index.tree.blocks[block].get(lane).models;
+        if self.index.resident.carries(model, device, bits) {
+            Model::Resident
+        } else if self.index.cached.carries(model, node, bits) {
+            Model::Cached
+        } else {
+            Model::Absent
+        }
+    }
+
     fn look(&self, best: &mut Option<Best>, device: u32) {
-        if let Some(key) = self.now(device) {
-            self.offer(best, Best { key, device });
+        if let Some((key, model)) = self.now(device) {
+            self.offer(best, Best { key, device, model });
         }
     }
 
     fn offer(&self, best: &mut Option<Best>, new: Best) {
         let better = best.as_ref().is_none_or(|best| match new.key.cmp(&best.key) {
             Ordering::Less => true,
-            // The same device may come twice: as one that has the model, and as if it had it not.
+            // The same device may come twice: from a list, where its model is, and from the tree, as if it had it not.
             Ordering::Equal => self.index.names.order(new.device, best.device).is_lt(),
             Ordering::Greater => false,
         });
@@ -378,13 +415,13 @@ impl<'q> Query<'q> {
     }
 
     /// The least key of what may fit below a bound.
-    pub fn lower(&self, part: &Part<'_>, bound: &Row) -> Option<Key> {
-        self.key(bound, part.model)
+    pub fn lower(&self, bound: &Row) -> Option<Key> {
+        self.key(bound, self.model_by_bits(bound.models))
     }
 
     /// Whether nothing of a part with this bound is better than the best.
-    pub fn beaten(&self, best: &Option<Best>, part: &Part<'_>, bound: &Row) -> bool {
-        let Some(key) = self.lower(part, bound) else { return true };
+    pub fn beaten(&self, best: &Option<Best>, bound: &Row) -> bool {
+        let Some(key) = self.lower(bound) else { return true };
         let Some(best) = best else { return false };
         match key.cmp(&best.key) {
             Ordering::Less => false,
@@ -393,64 +430,69 @@ impl<'q> Query<'q> {
         }
     }
 
-    fn look_at_trees(&self, best: &mut Option<Best>) {
-        let parts = self.parts();
+    fn look_at_tree(&self, best: &mut Option<Best>) {
+        let tree = &self.index.tree;
+        let sieve = Sieve::new(self);
+        let mut limit = sieve.limit(best);
         let mut frontier = Frontier::new();
-        for (at, part) in parts.iter().enumerate() {
-            match part.tree.levels.len() {
-                0 => part.tree.leaves.iter().for_each(|leaf| self.look_at_leaf(best, part, leaf)),
-                levels => frontier.add(&parts, at, levels - 1, 0),
-            }
-        }
-        let leaves: usize = parts.iter().map(|part| part.tree.leaves.len()).sum();
-        let mut limit = Sieve::limit(best);
+        frontier.add(&sieve, tree, tree.levels.len() - 1, 0);
         let mut opened = 0;
         while let Some(child) = frontier.next(limit) {
-            let (part, level, at) = (&parts[child.part], child.level, child.at);
+            let (level, at) = (child.level, child.at);
             // Only next to the best the exact bounds tell more.
-            if child.score() >= Sieve::near(limit) && self.beaten(best, part, &part.bound(level, at)) {
+            if child.score() >= sieve.near(limit)
+                && self.beaten(best, &tree.levels[level][at / FAN].bounds.get(at % FAN))
+            {
                 continue;
             }
             if level > 0 {
-                frontier.add(&parts, child.part, level - 1, at);
+                frontier.add(&sieve, tree, level - 1, at);
                 continue;
             }
-            self.look_at_leaf(best, part, &part.tree.leaves[at]);
-            limit = Sieve::limit(best);
+            self.look_at_block(best, &sieve, &tree.blocks[at]);
+            limit = sieve.limit(best);
             opened += 1;
-            if opened * 4 > leaves + 64 {
-                return parts.iter().for_each(|part| self.look_at_all(best, part));
+            if opened * 4 > tree.blocks.len() + 64 {
+                return self.look_at_all(best, &sieve);
             }
         }
     }
 
-    /// Bounds were no help: every leaf that might have better, in order.
-    fn look_at_all(&self, best: &mut Option<Best>, part: &Part<'_>) {
-        let Some(groups) = part.tree.levels.first() else { return };
-        for (group, leaves) in groups.iter().zip(part.tree.leaves.chunks(FAN)) {
-            let (scores, _) = part.sieve.scores(&group.bounds);
-            for (lane, leaf) in leaves.iter().enumerate() {
-                if scores[lane] <= Sieve::limit(best) && !self.beaten(best, part, &group.bounds.get(lane)) {
-                    self.look_at_leaf(best, part, leaf);
+    /// Bounds were no help: every block that might have better, in order.
+    fn look_at_all(&self, best: &mut Option<Best>, sieve: &Sieve) {
+        for (group, blocks) in self.index.tree.levels[0].iter().zip(self.index.tree.blocks.chunks(FAN)) {
+            let (scores, _) = sieve.scores(&group.bounds);
+            for (lane, block) in blocks.iter().enumerate() {
+                if scores[lane] <= sieve.limit(best) && !self.beaten(best, &group.bounds.get(lane)) {
+                    self.look_at_block(best, sieve, block);
                 }
             }
         }
     }
 
-    fn look_at_leaf(&self, best: &mut Option<Best>, part: &Part<'_>, leaf: &Leaf) {
-        let scores = part.sieve.of_leaf(leaf, &self.index.names.hot);
-        let mut limit = Sieve::limit(best);
-        for (&entry, score) in leaf.iter().zip(scores) {
+    fn look_at_block(&self, best: &mut Option<Best>, sieve: &Sieve, block: &Block) {
+        let better = |best: &Option<Best>, key: &Key| best.as_ref().is_none_or(|best| *key <= best.key);
+        let (scores, _) = sieve.scores(block);
+        let mut limit = sieve.limit(best);
+        for (lane, score) in scores.into_iter().enumerate() {
             if score > limit {
                 continue;
             }
-            let device = device_of(entry);
-            let better = |key: &Key| best.as_ref().is_none_or(|best| *key <= best.key);
-            if let Some(key) = self.exact(device, part.model_of(entry)).filter(better)
-                && !self.avoids(device)
-            {
-                self.offer(best, Best { key, device });
-                limit = Sieve::limit(best);
+            let row = block.get(lane);
+            let mut model = self.model_by_bits(row.models);
+            if !self.key(&row, model).is_some_and(|key| better(best, &key)) {
+                continue;
+            }
+            if self.avoids(row.who) {
+                continue;
+            }
+            if !(self.cached.exact && self.resident.exact) && model != Model::Absent {
+                // The bit may be another model's.
+                model = self.model_of(self.index.names.devices[row.who as usize].node, row.who);
+            }
+            if let Some(key) = self.exact(&row, model).filter(|key| better(best, key)) {
+                self.offer(best, Best { key, device: row.who, model });
+                limit = sieve.limit(best);
             }
         }
     }

@@ -10,14 +10,17 @@ use std::collections::BTreeSet;
 const COMMON: u32 = 256;
 /// Below this many it loses it.
 const RARE: u32 = 64;
+/// Bits of a word from here on are shared: by listed tags, where a word has any.
+pub(super) const BLOOM: u32 = 64;
 const UNTRACKED: u8 = u8::MAX;
 
 /// Tags of one kind; tags and carriers are numbers.
 #[derive(Debug, Clone)]
 pub(super) struct Tags {
     tags: Vec<Tag>,
-    /// Which tag has each bit.
-    owners: [Option<u32>; u64::BITS as usize],
+    /// Which tag has each bit; the first is `shift`.
+    owners: Vec<Option<u32>>,
+    shift: u32,
     /// Of tags without a bit: tag and carrier.
     carriers: BTreeSet<(u32, u32)>,
     /// The same, carrier first.
@@ -37,14 +40,14 @@ struct Tag {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Change {
     /// The carrier's entries get, or lose, this bit.
-    Bit(u64),
+    Bit(u128),
     /// Nothing: the lists have it.
     Listed,
 }
 
 impl Change {
     /// The bit, or 0.
-    pub fn bit(&self) -> u64 {
+    pub fn bit(&self) -> u128 {
         match self {
             Self::Bit(bit) => *bit,
             Self::Listed => 0,
@@ -53,10 +56,11 @@ impl Change {
 }
 
 impl Tags {
-    pub fn new() -> Self {
+    /// With `bits` bits of a word, from bit `shift` on.
+    pub fn new(shift: u32, bits: usize) -> Self {
         let (carriers, carried) = (BTreeSet::new(), BTreeSet::new());
-        let owners = [None; u64::BITS as usize];
-        Self { tags: Vec::new(), owners, carriers, carried, grown: Vec::new(), shrunk: Vec::new() }
+        let owners = vec![None; bits];
+        Self { tags: Vec::new(), owners, shift, carriers, carried, grown: Vec::new(), shrunk: Vec::new() }
     }
 
     fn tag(&mut self, tag: u32) -> &mut Tag {
@@ -72,7 +76,7 @@ impl Tags {
     }
 
     /// The tag's bit; 0 if it has none.
-    pub fn bit(&self, tag: u32) -> u64 {
+    pub fn bit(&self, tag: u32) -> u128 {
         self.tags.get(tag as usize).map_or(0, |tag| if tag.bit == UNTRACKED { 0 } else { 1 << tag.bit })
     }
 
@@ -97,8 +101,8 @@ impl Tags {
     }
 
     /// What a carrier carries: by the bits of its entry's `word`, and by the lists.
-    pub fn of(&self, carrier: u32, word: u64) -> Vec<u32> {
-        let bits = self.owners.iter().enumerate().filter(|(bit, _)| word >> bit & 1 != 0);
+    pub fn of(&self, carrier: u32, word: u128) -> Vec<u32> {
+        let bits = self.owners.iter().enumerate().filter(|(bit, _)| word >> (self.shift as usize + bit) & 1 != 0);
         let listed = self.carried.range((carrier, 0)..=(carrier, u32::MAX)).map(|(_, tag)| *tag);
         bits.filter_map(|(_, owner)| *owner).chain(listed).collect()
     }
@@ -152,6 +156,26 @@ impl Tags {
         if rare { Some(tag) } else { self.next_rare() }
     }
 
+    /// Whether a carrier whose entry has `word` carries the tag.
+    pub fn carries(&self, tag: u32, carrier: u32, word: u128) -> bool {
+        match self.bit(tag) {
+            0 => self.is_listed(tag, carrier),
+            bit => word & bit != 0,
+        }
+    }
+
+    /// Bits that the tags in a carrier's list share, of the 64 from [`BLOOM`] on: one a tag.
+    pub fn bloom_of(&self, carrier: u32) -> u128 {
+        let tags = self.carried.range((carrier, 0)..=(carrier, u32::MAX));
+        tags.fold(0, |bits, (_, tag)| bits | self.bloom(*tag))
+    }
+
+    /// The bit that a listed tag has, together with others (a Bloom filter with one hash).
+    pub fn bloom(&self, tag: u32) -> u128 {
+        let mixed = (tag + self.shift).wrapping_mul(0x9E37_79B9);
+        1 << (BLOOM + (mixed >> 26))
+    }
+
     /// Before anything is carried: bits for the tags that will be carried most, told how many will carry each.
     pub fn reserve(&mut self, counts: &[u32]) {
         let mut common: Vec<(u32, u32)> =
@@ -159,7 +183,7 @@ impl Tags {
         common.sort_unstable_by_key(|&(tag, count)| (std::cmp::Reverse(count), tag));
         for (free, (tag, _)) in common.into_iter().take(self.owners.len()).enumerate() {
             self.owners[free] = Some(tag);
-            self.tag(tag).bit = free as u8;
+            self.tag(tag).bit = free as u8 + self.shift as u8;
         }
     }
 
@@ -174,10 +198,10 @@ impl Tags {
     }
 
     /// Gives a listed tag a free bit: the bit, and the carriers whose entries need it.
-    pub fn promote(&mut self, tag: u32) -> Option<(u64, Vec<u32>)> {
+    pub fn promote(&mut self, tag: u32) -> Option<(u128, Vec<u32>)> {
         let free = self.owners.iter().position(Option::is_none)?;
         self.owners[free] = Some(tag);
-        let bit = free as u32;
+        let bit = free as u32 + self.shift;
         self.tag(tag).bit = bit as u8;
         let carriers: Vec<u32> = self.listed(tag).collect();
         for &carrier in &carriers {
@@ -190,7 +214,7 @@ impl Tags {
     /// Takes a tag's bit and lists its `carriers`, who lose it.
     pub fn demote(&mut self, tag: u32, carriers: impl Iterator<Item = u32>) {
         let bit = std::mem::replace(&mut self.tag(tag).bit, UNTRACKED);
-        self.owners[bit as usize] = None;
+        self.owners[(u32::from(bit) - self.shift) as usize] = None;
         for carrier in carriers {
             self.carriers.insert((tag, carrier));
             self.carried.insert((carrier, tag));

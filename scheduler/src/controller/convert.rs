@@ -37,11 +37,33 @@ pub fn model_spec(spec: &crds::ModelArtifactSpec) -> Converted<types::ModelSpec>
         method: spec.method.clone(),
         inputs: ports(&spec.inputs, "spec.inputs")?,
         outputs: ports(&spec.outputs, "spec.outputs")?,
+        batching: batching(spec)?,
     };
     match serde_json::to_vec(&model) {
         Ok(bytes) if bytes.len() <= 64 << 10 => Ok(model),
         _ => Err(no("spec.inputs and spec.outputs are more than 64 KiB together: shorten their labels or constants")),
     }
+}
+
+/// How many inputs one call may have. Without a first size that is open, or 1, there is nothing to put them behind each
+/// other in.
+fn batching(spec: &crds::ModelArtifactSpec) -> Converted<types::Batching> {
+    let Some(batching) = spec.batching.as_ref().filter(|batching| batching.max > 1) else {
+        return Ok(types::Batching::default());
+    };
+    let first = |tensor: &crds::ModelTensor| tensor.shape.as_ref().and_then(|shape| shape.first()).copied();
+    let fixed = spec.inputs.iter().filter(|input| input.constant.is_none());
+    if let Some(input) = fixed.into_iter().find(|input| !matches!(first(input), Some(-1 | 1))) {
+        return Err(no(format!(
+            "spec.batching.max: the first size of input {:?} must be the batch's: begin its shape with -1 or 1, or remove \
+             batching",
+            input.name
+        )));
+    }
+    Ok(types::Batching {
+        max: u32::try_from(batching.max).unwrap_or(1),
+        max_delay_ms: u64::try_from(batching.max_delay_milliseconds).unwrap_or(0),
+    })
 }
 
 fn port(tensor: &crds::ModelTensor, field: &str) -> Converted<Port> {
@@ -332,6 +354,7 @@ pub fn job_spec(
         variant: chosen.variant.name.clone(),
         model: model.spec.clone(),
         memory: terms.memory,
+        per_item: chosen.variant.per_item.min(terms.memory),
         reference: chosen.reference,
         inputs,
         parameters: spec.parameters.clone(),

@@ -19,7 +19,10 @@ fn port(dtype: Dtype, shape: &[i64], options: &[(&str, &str)]) -> Port {
 }
 
 fn plan(inputs: Vec<Port>, outputs: Vec<Port>, parameters: &[(&str, &str)]) -> Result<Plan, CodecError> {
-    Plan::new(&ModelSpec { method: "forward".into(), inputs, outputs }, &texts(parameters))
+    Plan::new(
+        &ModelSpec { method: "forward".into(), inputs, outputs, batching: Default::default() },
+        &texts(parameters),
+    )
 }
 
 fn read(input: Port, bytes: &[u8]) -> Result<Tensor, CodecError> {
