@@ -154,11 +154,15 @@ impl<J: Journal> Lead<J> {
             let all = Head { sequence: u64::MAX, ..Head::default() };
             answer(&shared, core.state(), all, std::mem::take(&mut answered));
         }
-        let mut committed = false;
-        while let Some(batch) = core.take_batch() {
-            committed |= append(&mut self.journal, &batch, &shared.metrics, shutdown).await.map(|_| true)?;
-        }
-        self.keep.after(&core);
+        let committed = match self.commit(&mut core, &shared.metrics, shutdown).await {
+            Ok(committed) => committed,
+            Err(error) => {
+                // What was decided is void. Whoever waits for the state would read it as a fact, and tell others: they wait
+                // until this process ends.
+                std::mem::forget(core);
+                return Err(error);
+            }
+        };
         if !asked.is_empty() {
             // An append would say so too; this costs one read, seldom.
             persevere(&mut self.journal, Write::Nothing, &shared.metrics, shutdown).await?;
@@ -172,6 +176,24 @@ impl<J: Journal> Lead<J> {
         let core = core.downgrade();
         answer(&shared, core.state(), self.journal.head(), answered);
         Ok(())
+    }
+}
+
+impl<J: Journal> Lead<J> {
+    /// Makes all that was decided durable; whether there was anything.
+    async fn commit(
+        &mut self,
+        core: &mut Core,
+        metrics: &Metrics,
+        shutdown: &CancellationToken,
+    ) -> Result<bool, JournalError> {
+        let mut committed = false;
+        while let Some(batch) = core.take_batch() {
+            append(&mut self.journal, &batch, metrics, shutdown).await?;
+            committed = true;
+        }
+        self.keep.after(core);
+        Ok(committed)
     }
 }
 
