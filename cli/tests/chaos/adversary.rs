@@ -39,6 +39,8 @@ impl World {
             done.push(Done { fault: *fault, scheduler });
         }
         self.pause(step.hold).await;
+        // Room is made by an operator who needs every member.
+        done.sort_by_key(|done| done.fault == Fault::FillDisk);
         for Done { fault, scheduler } in done {
             self.end(fault, scheduler).await;
         }

@@ -3,8 +3,8 @@
 //! in → tellings, as they happen · out → [`Told`] · invariant: the head's read begins after the telling: what a correct
 //! scheduler has told stands in the journal up to it.
 
-use crate::judge::{Telling, Told, decode};
-use etcd_client::Client;
+use crate::judge::{Reigns, Telling, Told, decode};
+use etcd_client::{Client, EventType, WatchOptions};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -21,6 +21,7 @@ struct Shared {
     /// Tellings without a head yet, those that are being read for among them.
     unread: AtomicUsize,
     told: Mutex<Vec<Told>>,
+    reigns: Mutex<Reigns>,
 }
 
 impl Recorder {
@@ -58,6 +59,51 @@ impl Recorder {
             self.shared.told.lock().unwrap().extend(told);
             self.shared.unread.fetch_sub(count, Ordering::SeqCst);
         }
+    }
+
+    /// Follows the leader's key until it is aborted.
+    pub async fn watch(self, key: String, connect: impl AsyncFn() -> Result<Client, etcd_client::Error>) {
+        let mut next = 1;
+        loop {
+            if let Ok(mut client) = connect().await {
+                let _ = self.follow(&mut client, &key, &mut next).await;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    async fn follow(&self, client: &mut Client, key: &str, next: &mut i64) -> Result<(), etcd_client::Error> {
+        let options = WatchOptions::new().with_start_revision(*next).with_progress_notify();
+        let mut stream = client.watch(key, Some(options)).await?;
+        while let Some(answer) = stream.message().await? {
+            let mut reigns = self.shared.reigns.lock().unwrap();
+            if answer.compact_revision() > 0 {
+                // What was between is not known any more.
+                *next = answer.compact_revision();
+                reigns.from = *next;
+                return Ok(());
+            }
+            for event in answer.events() {
+                let Some(kv) = event.kv() else { continue };
+                let holder = (event.event_type() == EventType::Put).then(|| kv.create_revision());
+                reigns.changes.push((kv.mod_revision(), holder));
+                *next = kv.mod_revision() + 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Who held the key, once it is known up to whom it is now.
+    pub async fn reigns(&self, now: Option<i64>) -> Reigns {
+        for _ in 0..100 {
+            let reigns = self.shared.reigns.lock().unwrap().clone();
+            if reigns.changes.last().is_some_and(|(_, holder)| *holder == now) {
+                return reigns;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        // Too late for some: those are not judged by it.
+        Reigns { from: i64::MAX, ..Reigns::default() }
     }
 
     /// Everything, once each has its head.

@@ -2,8 +2,8 @@
 
 use crate::common;
 use crate::faults::{Step, schedule};
-use crate::judge::{Evidence, Verdict, count};
-use crate::world::{PATIENCE, QUEUE, World};
+use crate::judge::{Evidence, Invariant, Verdict, count};
+use crate::world::{PATIENCE, QUEUE, UNREADABLE, World};
 use serde_json::json;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -19,9 +19,12 @@ pub struct Plan {
     pub steps: usize,
     /// Whether a real agent works too.
     pub real: bool,
-    /// A bug that is planted in the schedulers.
-    pub planted: Option<&'static str>,
+    /// A bug that is planted in the schedulers, and what it violates.
+    pub planted: Option<&'static Bug>,
 }
+
+/// By its name (`planted` in `state` and `scheduler`), and the invariants of which one must show it.
+pub type Bug = (&'static str, &'static [Invariant]);
 
 impl Plan {
     /// What `make chaos` runs.
@@ -35,7 +38,7 @@ impl Plan {
     }
 
     /// A smaller one for schedulers with a bug.
-    pub fn planted(seed: u64, bug: &'static str) -> Self {
+    pub fn planted(seed: u64, bug: &'static Bug) -> Self {
         Self { machines: 4, tasks: 300, steps: 14, real: false, planted: Some(bug), ..Self::whole(seed) }
     }
 
@@ -88,7 +91,10 @@ impl Outcome {
 /// Runs one seed.
 pub async fn one(plan: Plan) -> Outcome {
     let started = Instant::now();
-    let mut world = World::start(plan.machines, plan.planted).await;
+    let mut world = World::start(plan.machines, plan.planted.map(|bug| bug.0)).await;
+    if plan.planted.is_some() {
+        world.patience = PATIENCE / 3;
+    }
     if plan.real {
         world.start_real().await;
     }
@@ -100,7 +106,7 @@ pub async fn one(plan: Plan) -> Outcome {
     if plan.real {
         // Line 7: an input that the model cannot read fails its own job; the machine lives.
         let own = json!({ "nodeSelector": { "kubernetes.io/hostname": "real" } });
-        world.apply_batch("unreadable", own, vec!["{\"no\": \"picture\"}".into()]).await;
+        world.apply_batch(UNREADABLE, own, vec!["{\"no\": \"picture\"}".into()]).await;
         let own = json!({ "nodeSelector": { "kubernetes.io/hostname": "real" }, "parallelism": 2 });
         world.apply_batch("real", own, items[..items.len().min(60)].to_vec()).await;
     }
@@ -114,18 +120,22 @@ pub async fn one(plan: Plan) -> Outcome {
     for (number, step) in steps.iter().enumerate() {
         let share = due / steps.len() as i128;
         let rest = if number + 1 == steps.len() { due - share * (steps.len() as i128 - 1) } else { share };
-        world.grant(&format!("step-{number}"), rest).await;
+        if !world.grant(&format!("step-{number}"), rest).await {
+            break;
+        }
         world.suffer(step).await;
         // A planted bug need not be waited for once it has shown.
-        shown = plan.planted.is_some() && !world.evidence(false).await.judge().violations.is_empty();
-        if shown {
-            break;
+        if let Some(bug) = plan.planted {
+            let verdict = world.evidence(false).await.judge();
+            shown = verdict.violations.iter().any(|violation| bug.1.contains(&violation.invariant));
+            if shown {
+                break;
+            }
         }
     }
     let calm = Instant::now();
     let mut unfinished = world.unfinished().await;
-    let patience = if plan.planted.is_some() { PATIENCE / 4 } else { PATIENCE };
-    while !shown && !unfinished.is_empty() && calm.elapsed() < patience {
+    while !shown && !unfinished.is_empty() && calm.elapsed() < world.patience {
         world.pause(Duration::from_millis(200)).await;
         unfinished = world.unfinished().await;
     }
@@ -145,7 +155,7 @@ fn keep(plan: &Plan, evidence: &Evidence, logs: &str) -> Option<PathBuf> {
     let folder = target.join("chaos").join(format!(
         "seed-{}{}",
         plan.seed,
-        plan.planted.map_or(String::new(), |b| format!("-{b}"))
+        plan.planted.map_or(String::new(), |bug| format!("-{}", bug.0))
     ));
     std::fs::create_dir_all(folder.join("batches")).ok()?;
     for row in &evidence.rows {
@@ -158,9 +168,14 @@ fn keep(plan: &Plan, evidence: &Evidence, logs: &str) -> Option<PathBuf> {
         .map(|r| format!("{:016x} {} {} {}\n", r.sequence, r.created, r.modified, r.version))
         .collect();
     let steps: String = plan.schedule().iter().map(|step| format!("{step}\n")).collect();
-    for (name, text) in
-        [("told.txt", told), ("revisions.txt", revisions), ("schedule.txt", steps), ("logs.txt", logs.into())]
-    {
+    let jobs: String = evidence.jobs.iter().map(|job| format!("{job:?}\n")).collect();
+    for (name, text) in [
+        ("jobs.txt", jobs),
+        ("told.txt", told),
+        ("revisions.txt", revisions),
+        ("schedule.txt", steps),
+        ("logs.txt", logs.into()),
+    ] {
         std::fs::write(folder.join(name), text).ok()?;
     }
     Some(folder)

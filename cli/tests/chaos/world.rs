@@ -6,7 +6,7 @@
 
 use crate::agents::Machine;
 use crate::common::{self, Home, Process};
-use crate::judge::{Evidence, Row, Telling, decode};
+use crate::judge::{Evidence, Row, Seen, Telling, decode};
 use crate::record::Recorder;
 use kube::api::{Api, PostParams};
 use nightshift_apiserver::{ApiServer, Config};
@@ -29,6 +29,8 @@ pub const LEADER_LEASE: Duration = Duration::from_secs(2);
 pub const AGENT_LEASE: Duration = Duration::from_secs(4);
 /// The tenant whose points are just enough.
 pub const QUEUE: &str = "tight";
+/// The job whose input cannot be read.
+pub const UNREADABLE: &str = "unreadable";
 
 /// One scheduler.
 pub struct Scheduler {
@@ -63,6 +65,8 @@ pub struct World {
     pub settled: u64,
     /// Of the first placement: every one's, as every machine asks the same.
     pub quote: i128,
+    /// For whatever should end by itself.
+    pub patience: Duration,
     http: reqwest::Client,
     reader: Option<etcd_client::Client>,
     _stop: DropGuard,
@@ -93,11 +97,11 @@ impl World {
             let options = etcd_client::ConnectOptions::new().with_connect_timeout(Duration::from_secs(1));
             etcd_client::Client::connect(endpoints, Some(options)).await
         };
-        let recording = tokio::spawn(recorder.clone().run(format!("{PREFIX}/head"), connect));
+        let recording = recorder.clone().run(format!("{PREFIX}/head"), connect);
+        let watching = recorder.clone().watch(format!("{PREFIX}/leader"), connect);
         let ends = stop.clone();
         tokio::spawn(async move {
-            ends.cancelled().await;
-            recording.abort();
+            tokio::select! { () = ends.cancelled() => {}, () = recording => {}, () = watching => {} }
         });
         let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build().unwrap();
         let mut world = Self {
@@ -111,6 +115,7 @@ impl World {
             rows: Vec::new(),
             settled: 0,
             quote: 0,
+            patience: PATIENCE,
             http,
             reader: None,
             _stop: stop.drop_guard(),
@@ -170,15 +175,17 @@ impl World {
     }
 
     /// The leader's gateway is asked until it says yes.
-    async fn post(&mut self, path: &str, body: Value) -> Value {
+    async fn post(&mut self, path: &str, body: Value) -> Option<Value> {
         let started = Instant::now();
         loop {
             if let Some(leader) = self.leader_now().await
                 && let Some(answer) = self.post_once(leader, path, &body).await
             {
-                return answer;
+                return Some(answer);
             }
-            assert!(started.elapsed() < PATIENCE, "{path}: no scheduler took {body}{}", self.logs());
+            if started.elapsed() > self.patience {
+                return None;
+            }
             self.pause(Duration::from_millis(50)).await;
         }
     }
@@ -194,6 +201,7 @@ impl World {
 
     async fn token(&mut self, owner: &str) -> String {
         let answer = self.post("/v1/tokens", json!({ "owner": owner })).await;
+        let answer = answer.unwrap_or_else(|| panic!("no scheduler makes a token{}", self.logs()));
         let token = answer["token"].as_str().unwrap().to_string();
         let id = token.split('.').nth(1).unwrap().to_string();
         self.recorder.told(Telling::Token { id });
@@ -255,10 +263,13 @@ impl World {
     }
 
     /// Points for the tight queue; asked for again until somebody says that they are there.
-    pub async fn grant(&mut self, id: &str, pico: i128) {
+    pub async fn grant(&mut self, id: &str, pico: i128) -> bool {
         let amount = format!("{}.{:012}", pico / 1_000_000_000_000, pico % 1_000_000_000_000);
-        self.post("/v1/points/grants", json!({ "id": id, "queue": QUEUE, "amount": amount })).await;
-        self.recorder.told(Telling::Grant { id: format!("grant/{QUEUE}/{id}") });
+        let granted = self.post("/v1/points/grants", json!({ "id": id, "queue": QUEUE, "amount": amount })).await;
+        if granted.is_some() {
+            self.recorder.told(Telling::Grant { id: format!("grant/{QUEUE}/{id}") });
+        }
+        granted.is_some()
     }
 
     /// Lets time pass: reads the journal, and starts again what has ended.
@@ -310,15 +321,25 @@ impl World {
         self.rows.push(row);
     }
 
-    /// Every job's state, as people see it.
-    pub async fn unfinished(&self) -> Vec<String> {
+    /// Every job's end, as people see it.
+    pub async fn jobs(&self) -> Vec<Seen> {
         let api: Api<InferenceJob> = Api::namespaced(self.client.clone(), "default");
         let all = api.list(&Default::default()).await.unwrap().items;
-        let ended = |job: &InferenceJob| {
-            let conditions = job.status.iter().flat_map(|status| &status.conditions);
-            conditions.into_iter().any(|c| ["Complete", "Failed"].contains(&c.type_.as_str()) && c.status == "True")
+        let seen = |job: InferenceJob| {
+            let conditions = job.status.map(|status| status.conditions).unwrap_or_default();
+            let is = |kind: &str| conditions.iter().find(|c| c.type_ == kind && c.status == "True");
+            let failed = is("Failed").map(|condition| Err(condition.reason.clone()));
+            let ended = is("Complete").map(|_| Ok(())).or(failed);
+            let name = job.metadata.name.unwrap_or_default();
+            Seen { bad: name == UNREADABLE, name, uid: job.metadata.uid.unwrap_or_default(), ended }
         };
-        all.iter().filter(|job| !ended(job)).map(|job| job.metadata.name.clone().unwrap_or_default()).collect()
+        all.into_iter().map(seen).collect()
+    }
+
+    /// Names of those that have not ended.
+    pub async fn unfinished(&self) -> Vec<String> {
+        let open = self.jobs().await.into_iter().filter(|job| job.ended.is_none());
+        open.map(|job| job.name).collect()
     }
 
     /// The whole journal anew, from etcd, and what everybody was told.
@@ -341,7 +362,11 @@ impl World {
             }
             rows.extend(page.iter().filter_map(row));
         }
-        Evidence { rows, head, told, lease_ms: AGENT_LEASE.as_millis() as u64, ended }
+        let options = etcd_client::GetOptions::new().with_revision(moment);
+        let leader = client.get(format!("{PREFIX}/leader"), Some(options)).await.unwrap();
+        let reigns = self.recorder.reigns(leader.kvs().first().map(etcd_client::KeyValue::create_revision)).await;
+        let jobs = self.jobs().await;
+        Evidence { reigns, jobs, rows, head, told, lease_ms: AGENT_LEASE.as_millis() as u64, ended }
     }
 
     /// The end of what everybody said.

@@ -88,10 +88,41 @@ pub struct Evidence {
     /// The head key: its value, and the revision that wrote it.
     pub head: Option<(Vec<u8>, i64)>,
     pub told: Vec<Told>,
+    pub reigns: Reigns,
+    /// What people see of each job that they applied.
+    pub jobs: Vec<Seen>,
     /// The agents' lease.
     pub lease_ms: u64,
     /// Whether everything should have ended by now.
     pub ended: bool,
+}
+
+/// A job as the Kubernetes API has it: its name, its uid, and the reason of its end.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    pub name: String,
+    pub uid: String,
+    /// `Complete`, or `Failed` with its reason; none while it has not ended.
+    pub ended: Option<Result<(), String>>,
+    /// It is meant to fail.
+    pub bad: bool,
+}
+
+/// Who held the leader's key, as etcd's history has it.
+#[derive(Debug, Default, Clone)]
+pub struct Reigns {
+    /// A revision, and the create-revision of the key from then on; none: it was gone.
+    pub changes: Vec<(i64, Option<i64>)>,
+    /// The history begins here.
+    pub from: i64,
+}
+
+impl Reigns {
+    /// Whose the key was when something else was written; none if that is not known.
+    fn at(&self, revision: i64) -> Option<Option<i64>> {
+        let before = self.changes.iter().rev().find(|(changed, _)| *changed < revision);
+        before.filter(|(changed, _)| *changed >= self.from).map(|(_, holder)| *holder)
+    }
 }
 
 /// What a run came to.
@@ -109,7 +140,7 @@ pub struct Verdict {
 impl Evidence {
     /// Judges it.
     pub fn judge(&self) -> Verdict {
-        let mut book = rules::Book::new(self.lease_ms);
+        let mut book = rules::Book::new(self.lease_ms, self.reigns.clone());
         let (mut sequence, mut hash, mut time) = (0u64, vec![0u8; 32], 0u64);
         for row in &self.rows {
             let at = row.sequence;
@@ -142,7 +173,7 @@ impl Evidence {
         self.check_head(&mut book, sequence, &hash);
         book.told(&self.told);
         if self.ended {
-            book.end();
+            book.end(&self.jobs);
         }
         book.verdict(sequence, self.told.len())
     }

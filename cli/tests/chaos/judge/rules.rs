@@ -1,7 +1,7 @@
 //! What each event may say, given those before it.
 
 use super::decode::{Attempt, Event, Finish, Task, Why};
-use super::{Invariant, Telling, Told, Verdict, Violation};
+use super::{Invariant, Reigns, Seen, Telling, Told, Verdict, Violation};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A task that has lost so many nodes fails, and its job with it: what `POISON_LOSSES` of the scheduler promises.
@@ -34,6 +34,7 @@ struct Run {
 #[derive(Debug, Default)]
 pub struct Book {
     lease_ms: u64,
+    reigns: Reigns,
     violations: Vec<Violation>,
     batch: u64,
     time: u64,
@@ -61,8 +62,8 @@ pub struct Book {
 }
 
 impl Book {
-    pub fn new(lease_ms: u64) -> Self {
-        Self { lease_ms, ..Self::default() }
+    pub fn new(lease_ms: u64, reigns: Reigns) -> Self {
+        Self { lease_ms, reigns, ..Self::default() }
     }
 
     pub fn wrong(&mut self, invariant: Invariant, text: String) {
@@ -84,6 +85,14 @@ impl Book {
 
     /// A batch is over.
     pub fn close(&mut self) {
+        let writer = self.leaders.last().map(|revision| *revision as i64);
+        if let Some(holder) = self.reigns.at(self.modified).filter(|holder| *holder != writer) {
+            let at = self.modified;
+            self.here(
+                Invariant::Fence,
+                format!("of leader {writer:?}, at revision {at}, when the key was {holder:?}'s"),
+            );
+        }
         for attempt in std::mem::take(&mut self.unpaid) {
             self.here(Invariant::Settlement, format!("{attempt:?} succeeded and was not paid"));
         }
@@ -324,8 +333,21 @@ impl Book {
     }
 
     /// Nothing more will come.
-    pub fn end(&mut self) {
+    pub fn end(&mut self, seen: &[Seen]) {
         let mut wrong = Vec::new();
+        for Seen { name, uid, ended, bad } in seen {
+            let journaled = self.jobs.get(uid).map(|job| &job.finished);
+            let agree = match (ended, journaled) {
+                (Some(Ok(())), Some(Some(Finish::Complete))) => !bad,
+                (Some(Err(told)), Some(Some(Finish::Failed(reason)))) => {
+                    told == reason && (*bad || reason == "PoisonTask")
+                }
+                _ => false,
+            };
+            if !agree {
+                wrong.push(format!("job {name}, {uid}: people see {ended:?}, the journal has {journaled:?}"));
+            }
+        }
         for (id, job) in &self.jobs {
             let settled = job.settled.len();
             let poisoned = || job.losses.values().any(|losses| *losses >= POISON);
