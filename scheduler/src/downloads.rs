@@ -141,18 +141,18 @@ mod tests {
         let report = |node: &NodeId, attempt: &AttemptId, download, now| {
             downloads.report(node, &[(attempt.clone(), download)], Timestamp(now))
         };
-        assert_eq!(report(&a, &one, at(10, None), 100_000), [job.clone()]);
+        assert_eq!(report(&a, &one, at(10, None), 100_000), std::slice::from_ref(&job));
         assert_eq!(downloads.of(&job).unwrap().to_string(), "its model: downloading 1 %");
         assert_eq!(report(&a, &one, at(340, Some(12)), 102_000), [], "two seconds later");
         assert_eq!(downloads.of(&job).unwrap().to_string(), "its model: downloading 34 %, 12 s left");
         assert_eq!(report(&b, &two, at(100, Some(90)), 103_000), [], "it is known to download");
         assert_eq!(report(&a, &one, at(340, Some(12)), 106_000), [], "nothing moved");
-        assert_eq!(report(&a, &one, at(500, Some(9)), 106_000), [job.clone()]);
+        assert_eq!(report(&a, &one, at(500, Some(9)), 106_000), std::slice::from_ref(&job));
         let text = "the model of 2 tasks: downloading 10 %, 90 s left, of the last";
         assert_eq!((downloads.of(&job).unwrap().to_string().as_str(), downloads.count()), (text, 2));
         assert_eq!(downloads.report(&b, &[], Timestamp(106_500)), [], "one of two is there");
         assert_eq!(downloads.of_attempt(&one).unwrap().percent(), 50);
-        assert_eq!(downloads.report(&a, &[], Timestamp(106_600)), [job.clone()], "and now all");
+        assert_eq!(downloads.report(&a, &[], Timestamp(106_600)), std::slice::from_ref(&job), "and now all");
         assert_eq!((downloads.of(&job), downloads.count()), (None, 0));
         assert_eq!(Download { done: 9, total: 0, seconds_left: None }.percent(), 0, "claims may be nonsense");
     }
