@@ -1,7 +1,12 @@
-//! Journals that each format wrote still mean what they meant: 1, before queues had budgets, and 2.
+//! Journals that each format wrote still mean what they meant: 1, before queues had budgets; 2; 3, which begins with a
+//! snapshot.
 
-use nightshift_state::{EntryKind, Source, State};
-use nightshift_types::{AccountId, Budget, BudgetPeriod, JobId, NodeId, PicoPoints, Reputation, TokenId};
+mod common;
+
+use nightshift_state::{Archive, Command, Core, EmbeddedJournal, EntryKind, Journal, Source, State, compact};
+use nightshift_types::{
+    AccountId, Budget, BudgetPeriod, FailureReason, JobId, NodeId, PicoPoints, Reputation, Timestamp, TokenId,
+};
 use std::path::Path;
 
 fn source(format: u32) -> Source {
@@ -58,7 +63,7 @@ async fn a_journal_of_format_2_folds_to_what_it_said() {
 
 #[tokio::test]
 async fn their_batches_are_written_again_byte_for_byte() {
-    for (format, wanted) in [(1, 20), (2, 16)] {
+    for (format, wanted) in [(1, 20), (2, 16), (3, 3)] {
         let (mut batches, mut highest) = (0, 0);
         let mut same = |bytes: &[u8], batch: nightshift_state::Batch, head: nightshift_state::Head| {
             let again = batch.encode();
@@ -68,5 +73,68 @@ async fn their_batches_are_written_again_byte_for_byte() {
         };
         source(format).read(&mut same).await.unwrap();
         assert_eq!((batches, highest), (wanted, format));
+    }
+}
+
+#[tokio::test]
+async fn a_journal_of_format_3_begins_with_its_snapshot() {
+    let verified = source(3).verify(None).await.unwrap();
+    let (state, head) = (verified.folded.state(), verified.folded.head());
+    let snapshot = verified.snapshot.unwrap();
+    assert_eq!((head.sequence, snapshot, verified.batches), (17, 14, 3));
+    assert_eq!(verified.archive.as_ref().map(|archive| (archive.number, archive.entries)), Some((1, 3)));
+    assert_eq!(state.format(), 3);
+    assert_eq!(verified.folded.diverged(), None);
+    let digest = nightshift_types::Digest(state.digest()).hex();
+    assert_eq!(
+        digest, "7c04e3ac3b8bec246c706472e828a0dd3c984cc7491f864a8f6ec710ccfe0aa5",
+        "folds and digests are what they were"
+    );
+    assert_eq!((state.ledger().entries(), state.ledger().recent().len()), (5, 5));
+    assert_eq!((state.jobs().count(), state.running().count(), state.waiting_count()), (2, 1, 1));
+}
+
+/// Made `journal-3.nsj`.
+#[tokio::test]
+#[ignore = "writes a golden file"]
+async fn write_a_journal_of_format_3() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal.redb");
+    let mut journal = EmbeddedJournal::open(&path).await.unwrap();
+    let mut core = Core::recover(&mut journal, common::cell(), Timestamp(1_000_000)).await.unwrap();
+    let mut commands = vec![common::join("n1"), common::join("n2")];
+    commands.extend([common::admit("a", common::spec(3)), common::admit("b", common::spec(3))]);
+    let grant =
+        Command::Grant { id: "g".into(), queue: "research".into(), amount: PicoPoints(9), note: "golden".into() };
+    commands.push(grant);
+    commands.extend((0..3).map(|index| common::place("a", index, "n1", 5)));
+    commands.extend((0..2).map(|index| common::succeed(common::attempt("a", index, 1), "n1")));
+    commands.push(common::fail(common::attempt("a", 2, 1), "n1", FailureReason::OutOfMemory));
+    commands.extend([common::place("b", 0, "n2", 7), common::place("b", 1, "n2", 7)]);
+    for (after, command) in commands.into_iter().enumerate() {
+        submit(&mut core, &mut journal, command, 1_000_001 + after as u64).await;
+    }
+    assert!(core.begin_snapshot(Timestamp(1_000_100)));
+    flush(&mut core, &mut journal).await;
+    let (store, archive) = (journal.store(), Archive::open(folder.path().join("archive").to_str().unwrap()).unwrap());
+    let manifest = compact::snapshot(&store, core.freeze().unwrap(), &mut |_| Ok(())).await.unwrap();
+    compact::tidy(&store, &archive, &journal.epoch().journal.clone(), &mut |_| Ok(())).await.unwrap();
+    core.snapshot_taken(&manifest, Timestamp(1_000_101));
+    submit(&mut core, &mut journal, common::succeed(common::attempt("b", 0, 1), "n2"), 1_000_102).await;
+    submit(&mut core, &mut journal, common::place("a", 2, "n2", 6), 1_100_000).await;
+    submit(&mut core, &mut journal, common::succeed(common::attempt("a", 2, 2), "n2"), 1_100_001).await;
+    drop((store, journal));
+    let to = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/journal-3.nsj");
+    Source::Embedded(path).backup(&to).await.unwrap();
+}
+
+async fn submit(core: &mut Core, journal: &mut EmbeddedJournal, command: Command, at: u64) {
+    drop(core.submit(command, Timestamp(at)).unwrap());
+    flush(core, journal).await;
+}
+
+async fn flush(core: &mut Core, journal: &mut EmbeddedJournal) {
+    while let Some(batch) = core.take_batch() {
+        journal.append(&batch).await.unwrap();
     }
 }
