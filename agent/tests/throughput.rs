@@ -263,13 +263,13 @@ async fn the_whole_agent_against_a_raw_loop() {
     if let Some(voice) = models::voice() {
         rate(&bench, &prepare(voice), 1, 10, "").await;
     }
-    batches(&bench, &prepare(models::digits_in_batches(folder.path())), &[1, 8, 32], 512, "").await;
+    batches(&bench, &prepare(models::digits_in_batches(folder.path())), &[1, 8, 32], 256, "").await;
     if let Some(minilm) = models::minilm(folder.path()) {
-        batches(&bench, &prepare(minilm), &[1, 4, 16], 64, "ratio >= 0.97").await;
+        batches(&bench, &prepare(minilm), &[1, 4, 16], 32, "ratio >= 0.97").await;
     } else {
         eprintln!(
             "skipped: .deps/models/all-minilm-l6-v2.safetensors is missing; scripts/deps.sh bench-models fetches it"
         );
     }
-    batches(&bench, &prepare(models::resnet(folder.path())), &[1, 4, 8], 16, "ratio >= 0.97").await;
+    batches(&bench, &prepare(models::resnet(folder.path())), &[1, 4, 8], 8, "ratio >= 0.97").await;
 }

@@ -88,7 +88,7 @@ pub struct RunArgs {
     /// Most disk that cached models may use [default: 20Gi]
     #[arg(long, env = "NIGHTSHIFT_CACHE_DISK", value_name = "QUANTITY")]
     pub cache_disk: Option<String>,
-    /// Attempts running at once, whatever memory says [default: 16]
+    /// Attempts running at once, whatever memory says [default: 64]
     #[arg(long, env = "NIGHTSHIFT_MAX_ATTEMPTS", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub max_attempts: Option<u16>,
     /// Where to serve metrics: a loopback address such as 127.0.0.1:9464, or none (the scheduler collects them anyway)

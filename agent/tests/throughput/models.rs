@@ -70,11 +70,12 @@ pub fn digits() -> Subject {
 
 /// The network of examples/digits with random weights, for a batch of pictures.
 pub fn digits_in_batches(folder: &Path) -> Subject {
-    let variables = nn::VarStore::new(Device::Cpu);
+    let mut variables = nn::VarStore::new(Device::Cpu);
     let (root, padded) = (variables.root(), nn::ConvConfig { padding: 1, ..Default::default() });
     let first = nn::conv2d(&root / "1", 1, 16, 3, padded);
     let second = nn::conv2d(&root / "2", 16, 32, 3, padded);
     let last = nn::linear(&root / "3", 512, 10, Default::default());
+    variables.freeze();
     let path = folder.join("digits.pt");
     traced(&path, Tensor::zeros([2, 8, 8], (Kind::Float, Device::Cpu)), |x| {
         let x = (x / 16.0).unsqueeze(1);
@@ -105,8 +106,9 @@ pub fn voice() -> Option<Subject> {
 
 /// ResNet-50 with random weights.
 pub fn resnet(folder: &Path) -> Subject {
-    let variables = nn::VarStore::new(Device::Cpu);
+    let mut variables = nn::VarStore::new(Device::Cpu);
     let network = tch::vision::resnet::resnet50(&variables.root(), 1000);
+    variables.freeze();
     let path = folder.join("resnet.pt");
     traced(&path, Tensor::zeros([1, 3, 224, 224], (Kind::Float, Device::Cpu)), |x| network.forward_t(x, false));
     let spec = spec(
