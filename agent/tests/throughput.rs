@@ -256,20 +256,28 @@ async fn the_whole_agent_against_a_raw_loop() {
     let folder = tempfile::tempdir().unwrap();
     let bench = Bench::start(folder.path()).await;
     let prepare = |subject| Prepared::new(subject, &bench.world);
-    latency(&bench, &prepare(models::tiny(folder.path())), 100, "value <= 300").await;
-    let digits = prepare(models::digits());
-    latency(&bench, &digits, 50, "").await;
-    rate(&bench, &digits, 1, 400, "").await;
-    if let Some(voice) = models::voice() {
+    // NIGHTSHIFT_BENCH_ONLY=resnet: that one alone.
+    let only = std::env::var("NIGHTSHIFT_BENCH_ONLY").ok();
+    let wanted = |name: &str| only.as_deref().is_none_or(|only| only == name);
+    if wanted("tiny") {
+        latency(&bench, &prepare(models::tiny(folder.path())), 100, "value <= 300").await;
+    }
+    if wanted("digits") {
+        let digits = prepare(models::digits());
+        latency(&bench, &digits, 50, "").await;
+        rate(&bench, &digits, 1, 400, "").await;
+        batches(&bench, &prepare(models::digits_in_batches(folder.path())), &[1, 8, 32], 256, "").await;
+    }
+    if let Some(voice) = models::voice().filter(|_| wanted("voice")) {
         rate(&bench, &prepare(voice), 1, 10, "").await;
     }
-    batches(&bench, &prepare(models::digits_in_batches(folder.path())), &[1, 8, 32], 256, "").await;
-    if let Some(minilm) = models::minilm(folder.path()) {
-        batches(&bench, &prepare(minilm), &[1, 4, 16], 32, "ratio >= 0.97").await;
-    } else {
-        eprintln!(
-            "skipped: .deps/models/all-minilm-l6-v2.safetensors is missing; scripts/deps.sh bench-models fetches it"
-        );
+    if wanted("minilm") {
+        match models::minilm(folder.path()) {
+            Some(minilm) => batches(&bench, &prepare(minilm), &[1, 4, 16], 32, "ratio >= 0.97").await,
+            None => eprintln!("skipped: no .deps/models/all-minilm-l6-v2.safetensors; `scripts/deps.sh bench-models`"),
+        }
     }
-    batches(&bench, &prepare(models::resnet(folder.path())), &[1, 4, 8], 8, "ratio >= 0.97").await;
+    if wanted("resnet") {
+        batches(&bench, &prepare(models::resnet(folder.path())), &[1, 4, 8], 8, "ratio >= 0.97").await;
+    }
 }
