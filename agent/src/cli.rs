@@ -3,6 +3,7 @@
 //! in → arguments, signals · out → an exit code, and one line on stderr where it is not 0 · invariant: the first signal ends
 //! gently, the second at once.
 
+use crate::caps::{self, Caps};
 use crate::commands::{self, Common};
 use crate::config::{LogFormat, RunArgs};
 use crate::device;
@@ -183,6 +184,9 @@ async fn run(config: &crate::config::Config, exit_with_parent: bool) -> Result<(
     let mut engine = EngineConfig::new(&program, config.data_dir.join("run"));
     engine.threads = config.threads.unwrap_or(engine.threads);
     engine.max_input = MAX_INPUT;
+    engine.caps = Caps::claim(caps::Places::default());
+    let capped = engine.caps.found().to_string();
+    info!(by = capped, "workers are capped");
     let hardware = Hardware::detect(config, &program, sandbox).await;
     serve(config, &data, identity, hardware, Arc::new(Engine::new(engine)), stop).await
 }

@@ -7,6 +7,7 @@
 pub use crate::worker::prove::{ProveReport, ProveRequest, prove};
 pub use crate::worker::sandbox::{Sandbox, confine};
 
+use crate::caps::Caps;
 use crate::worker::pool::Pool;
 use nightshift_types::{Bytes, Digest, FailureReason, ModelSpec};
 use std::collections::BTreeMap;
@@ -32,10 +33,12 @@ pub struct EngineConfig {
     pub max_input: Bytes,
     /// Largest encoded output of one task.
     pub max_output: Bytes,
+    /// What caps workers beside the limit that each sets itself.
+    pub caps: Arc<Caps>,
 }
 
 impl EngineConfig {
-    /// With the defaults: all cores, 4 workers, 256 MiB of input and of output.
+    /// With the defaults: all cores, 4 workers, 256 MiB of input and of output, no cgroups.
     pub fn new(worker_program: impl Into<PathBuf>, runtime_dir: impl Into<PathBuf>) -> Self {
         Self {
             worker_program: worker_program.into(),
@@ -44,6 +47,7 @@ impl EngineConfig {
             max_workers: 4,
             max_input: Bytes::mebi(256),
             max_output: Bytes::mebi(256),
+            caps: Caps::none(),
         }
     }
 }
@@ -130,6 +134,7 @@ pub struct Engine {
 #[derive(Debug)]
 struct Shared {
     pool: Arc<Pool>,
+    caps: Arc<Caps>,
     max_input: Bytes,
     stopping: CancellationToken,
 }
@@ -138,7 +143,8 @@ impl Engine {
     /// Starts no process yet: workers start with their first task.
     pub fn new(config: EngineConfig) -> Self {
         let (max_input, stopping) = (config.max_input, CancellationToken::new());
-        Self { shared: Arc::new(Shared { pool: Arc::new(Pool::new(config)), max_input, stopping }) }
+        let caps = config.caps.clone();
+        Self { shared: Arc::new(Shared { pool: Arc::new(Pool::new(config)), caps, max_input, stopping }) }
     }
 
     /// Runs one task: waits for the model's worker, starts and loads it if need be, and answers before `task.deadline`.
@@ -146,7 +152,7 @@ impl Engine {
     /// Dropping the future, or cancelling, kills the worker if the task is on it, alone or with others that have gone as
     /// well: what still somebody waits for goes on.
     pub async fn run(&self, task: Task, cancel: CancellationToken) -> Result<Output, Failed> {
-        let Shared { pool, max_input, stopping } = &*self.shared;
+        let Shared { pool, max_input, stopping, .. } = &*self.shared;
         if task.input.len() as u64 > max_input.0 {
             let message = format!("the input has {} bytes; at most {max_input} are allowed", task.input.len());
             return Err(Failed::new(FailureReason::InputInvalid, message));
@@ -188,6 +194,11 @@ impl Engine {
     /// Ends every worker and waits until its process is gone: call it when no task runs any more. Later tasks start new ones.
     pub async fn release(&self) {
         self.shared.pool.emptied().await;
+    }
+
+    /// What caps workers here, in words.
+    pub fn caps(&self) -> String {
+        self.shared.caps.found().to_string()
     }
 
     /// Ends every worker, busy or not, and waits for them; tasks on them fail with `Cancelled`, later ones too.

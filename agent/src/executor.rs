@@ -21,6 +21,10 @@ pub trait Executor: Send + Sync + 'static {
     async fn release(&self);
     /// Ends everything.
     async fn shutdown(&self);
+    /// What caps workers here, in words.
+    fn caps(&self) -> String {
+        String::new()
+    }
 }
 
 #[tonic::async_trait]
@@ -45,5 +49,8 @@ impl Executor for Engine {
     }
     async fn shutdown(&self) {
         Engine::shutdown(self).await;
+    }
+    fn caps(&self) -> String {
+        Engine::caps(self)
     }
 }

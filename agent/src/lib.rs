@@ -5,6 +5,7 @@ pub mod assignment;
 pub mod attempt;
 pub mod backoff;
 pub mod cache;
+pub mod caps;
 pub mod cli;
 pub mod codec;
 pub mod commands;

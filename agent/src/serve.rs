@@ -151,6 +151,7 @@ pub async fn serve_with(
     let core = AgentCore::new(config.limits.clone(), facts, state.epoch(), outbox.list());
     let owner = local::start(config, data, &identity, sense, &stop).await?;
     owner.local.live().capacity = hardware.devices.iter().map(|device| device.memory).sum();
+    owner.local.live().caps = executor.caps();
     info!(node = %identity.node, server = edge.server(), outbox = core.held(), "the agent starts");
 
     let background = CancellationToken::new();

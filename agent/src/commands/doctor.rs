@@ -10,7 +10,7 @@ use crate::engine::Sandbox;
 use crate::identity::{Identity, Store};
 use crate::owner::idle::{self, Places};
 use crate::owner::{When, sysfs};
-use crate::{device, join};
+use crate::{caps, device, join};
 use clap::Args;
 use nightshift_types::Bytes;
 use serde::Serialize;
@@ -99,7 +99,7 @@ pub async fn checks(args: &Doctor) -> anyhow::Result<Vec<Check>> {
     let mut checks = vec![config(path, &read), libtorch(&program).await];
     checks.push(devices(&program).await);
     checks.push(sandbox(device::sandbox(&program).await, settings.limits.require_sandbox));
-    checks.push(limits(Path::new("/sys")));
+    checks.push(limits(&data_dir));
     let when = settings.availability.when;
     checks.push(tokio::task::spawn_blocking(move || input(when)).await?);
     checks.extend(sensors(Path::new("/sys"), &settings));
@@ -168,18 +168,23 @@ fn sandbox(found: anyhow::Result<Sandbox>, required: bool) -> Check {
     }
 }
 
-/// Which caps there are: workers are capped by rlimits whatever the kernel has.
-fn limits(sys: &Path) -> Check {
-    let v2 = sys.join("fs/cgroup/cgroup.controllers").exists();
-    let v1 = sys.join("fs/cgroup/memory").exists();
-    let version = if v2 {
-        "cgroup v2 is there"
-    } else if v1 {
-        "cgroup v1 is there"
-    } else {
-        "no cgroups"
+/// What caps workers: what the running agent says, because its cgroup is not this shell's; else what it would be from here.
+fn limits(data_dir: &Path) -> Check {
+    let status = crate::owner::socket::ask(data_dir, &crate::owner::control::Request::Status).ok();
+    let told = status.and_then(|status| Some(status["caps"].as_str()?.to_string()));
+    let (whole, text) = match told {
+        Some(text) => (!text.starts_with("memory by RLIMIT_DATA alone"), format!("the running agent: {text}")),
+        None => {
+            let found = caps::look(&caps::Places::default());
+            (found.base.is_some(), format!("started from here: {found}"))
+        }
     };
-    ok("limits", format!("memory by RLIMIT_DATA, time by the clock; {version} and not used"))
+    if whole {
+        return ok("limits", text);
+    }
+    let remedy =
+        "memory is capped without it too, but for what a model shares or a GPU's driver takes; see docs/agent.md";
+    bad("limits", State::Warning, text, remedy)
 }
 
 fn input(when: When) -> Check {

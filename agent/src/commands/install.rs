@@ -204,7 +204,7 @@ fn systemd(command: &[String]) -> anyhow::Result<Service> {
         "[Unit]\nDescription=Nightshift: lets this machine compute while you do not use it\nAfter=network-online.target\n\n\
          [Service]\nExecStart={}\nExecReload=/bin/kill -HUP $MAINPID\nRestart=on-failure\nRestartSec=30\n\
          # Exit codes 2 to 5 say that a restart would not help.\nRestartPreventExitStatus=2 3 4 5\nNice=19\nTimeoutStopSec=30\n\
-         NoNewPrivileges=true\n\n[Install]\nWantedBy=default.target\n",
+         NoNewPrivileges=true\n# So that it may cap each worker's memory and processor (cgroup v2).\nDelegate=memory cpu\n\n[Install]\nWantedBy=default.target\n",
         quoted.join(" ")
     );
     Ok(Service {
@@ -256,6 +256,7 @@ mod tests {
     fn words_reach_the_program_as_they_are() {
         let command: Vec<String> = ["/opt/a b/agent", "--x", "50%$\"<&>"].iter().map(ToString::to_string).collect();
         let unit = systemd(&command).unwrap().text;
+        assert!(unit.contains("\nDelegate=memory cpu\n"), "{unit}");
         assert!(unit.contains("ExecStart=\"/opt/a b/agent\" --x 50%%$$\\\"<&>\n"), "{unit}");
         let plist = launchd(&command).unwrap().text;
         assert!(plist.contains("<string>/opt/a b/agent</string>"), "{plist}");

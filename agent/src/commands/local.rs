@@ -149,6 +149,9 @@ fn status_text(status: &Value) -> String {
         bytes(&status["heldBytes"]),
         bytes(&status["capacityBytes"])
     );
+    if let Some(caps) = status["caps"].as_str() {
+        let _ = writeln!(text, "caps     {caps}");
+    }
     if let Some(freed) = status["lastFreed"].as_object() {
         let (before, left) = (bytes(&freed["beforeBytes"]), bytes(&freed["leftBytes"]));
         let _ = writeln!(text, "freed    {before} in {} ms at the last pause, {left} were left", freed["milliseconds"]);

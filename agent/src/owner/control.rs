@@ -98,6 +98,8 @@ pub struct Live {
     pub waiting: usize,
     /// What the owner asks for.
     pub price_per_hour: PicoPoints,
+    /// What caps workers, in words.
+    pub caps: String,
 }
 
 /// What the owner's commands and the page talk to.
@@ -153,6 +155,9 @@ pub struct Status {
     pub capacity_bytes: u64,
     /// Disk of cached models.
     pub cache_bytes: u64,
+    /// What caps workers, in words.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub caps: String,
     /// The last pause.
     pub last_freed: Option<Freed>,
     /// The owner's file.
@@ -270,6 +275,7 @@ impl Local {
             held_bytes: held.total().0,
             capacity_bytes: live.capacity.0,
             cache_bytes: live.cache.0,
+            caps: live.caps,
             last_freed: live.freed,
             config: self.config.clone(),
             data_dir: self.data_dir.clone(),

@@ -3,6 +3,7 @@
 //! *In*: a model to load, then tasks. *Out*: results, or failures and whether the worker is still fit. *Invariant*: dropping
 //! a [`Handle`], in the middle of a task too, kills the process; nothing it says is trusted beyond its own segments.
 
+use crate::caps::Cage;
 use crate::engine::{EngineConfig, Failed, Output, Task, Timings};
 use crate::sys::{channel, limits, process, shm::Segment};
 use crate::worker::protocol::{self, Done, KEPT_SEGMENT, Load, Part, Reply, Request, Run};
@@ -46,6 +47,7 @@ pub struct Handle {
 struct Body {
     child: Child,
     place: OwnedSemaphorePermit,
+    cage: Option<Cage>,
 }
 
 /// A failed run.
@@ -96,10 +98,15 @@ impl Handle {
         let socket = UnixStream::from_std(ours).map_err(|e| internal("no socket", &e))?;
         let command = command(config).map_err(|e| internal("the worker's directory", &e.kind()))?;
         let child = spawner.start(command, theirs.into()).await.map_err(|e| internal("no worker", &e.kind()))?;
+        // It reads nothing of the model before it is asked to load it, below.
+        let cage = config.caps.cage(config.threads, task.memory_limit).filter(|cage| {
+            let taken = cage.take(child.id());
+            taken.inspect_err(|error| tracing::warn!(%error, "a worker is in no cgroup: rlimits alone hold it")).is_ok()
+        });
         let mut handle = Self {
             socket,
             spawner: spawner.clone(),
-            body: Some(Body { child, place }),
+            body: Some(Body { child, place, cage }),
             input: None,
             output: None,
             spec: None,
@@ -159,6 +166,9 @@ impl Handle {
         let inputs: Vec<usize> = tasks.iter().map(|task| task.input.len()).collect();
         let new_input = provide(&mut self.input, inputs.iter().sum::<usize>().max(1))?;
         let new_output = provide(&mut self.output, 1)?;
+        if let Some(cage) = self.body.as_mut().and_then(|body| body.cage.as_mut()) {
+            cage.raise(memory);
+        }
         let mut at = 0;
         for task in tasks {
             self.copy_in(at, &task.input).await?;
@@ -252,8 +262,14 @@ impl Handle {
     /// Why the process is beyond talking to.
     async fn autopsy(&mut self, error: io::Error) -> Failed {
         let Some(body) = self.body.take() else { return out_of_order() };
-        let status = self.spawner.bury(body.child, LAST_WORDS, Some(body.place)).await.ok().flatten();
+        let Body { child, place, cage } = body;
+        let status = self.spawner.bury(child, LAST_WORDS, (place, None)).await.ok().flatten();
+        let full = cage.is_some_and(|cage| cage.was_full());
         match status {
+            Some(status) if full && status.signal() == Some(libc::SIGKILL) => {
+                let message = "the worker took more memory than its cap, and the kernel ended it";
+                Failed::new(FailureReason::OutOfMemory, message)
+            }
             Some(status) => verdict(status, limits::out_of_memory_kills() > self.kills_before),
             None => Failed::new(FailureReason::WorkerCrashed, format!("the worker is gone: {error}")),
         }
@@ -262,7 +278,7 @@ impl Handle {
     /// Kills the process and waits until it is gone.
     pub async fn end(mut self) {
         if let Some(body) = self.body.take() {
-            let _ = self.spawner.bury(body.child, Duration::ZERO, Some(body.place)).await;
+            let _ = self.spawner.bury(body.child, Duration::ZERO, (body.place, body.cage)).await;
         }
     }
 }
@@ -270,7 +286,7 @@ impl Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         if let Some(body) = self.body.take() {
-            drop(self.spawner.bury(body.child, Duration::ZERO, Some(body.place)));
+            drop(self.spawner.bury(body.child, Duration::ZERO, (body.place, body.cage)));
         }
     }
 }

@@ -4,6 +4,7 @@
 //! for, so none stays a zombie; a worker's place in the pool is free only once its process is gone. The thread lives as
 //! long as the engine, because on Linux a worker dies with the thread that started it.
 
+use crate::caps::Cage;
 use crate::sys::process;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -24,6 +25,9 @@ pub struct Spawner {
     orders: Sender<Order>,
 }
 
+/// What a worker has until it is gone.
+type Held = (OwnedSemaphorePermit, Option<Cage>);
+
 enum Order {
     Start { command: Box<Command>, control: OwnedFd, reply: oneshot::Sender<io::Result<Child>> },
     Bury(Burial),
@@ -34,8 +38,8 @@ struct Burial {
     child: Child,
     /// When to kill it, if it has not ended by itself.
     kill_at: Option<Instant>,
-    /// Its place in the pool, given back by dropping it.
-    place: Option<OwnedSemaphorePermit>,
+    /// Its place in the pool, given back by dropping it, and its cgroup, which can go only after it.
+    held: Option<Held>,
     done: oneshot::Sender<Option<ExitStatus>>,
 }
 
@@ -59,15 +63,15 @@ impl Spawner {
     }
 
     /// Kills a child unless it ends by itself within `grace`; the receiver gets its status when it is gone.
-    pub fn bury(
-        &self,
-        child: Child,
-        grace: Duration,
-        place: Option<OwnedSemaphorePermit>,
-    ) -> oneshot::Receiver<Option<ExitStatus>> {
+    pub fn bury(&self, child: Child, grace: Duration, held: Held) -> oneshot::Receiver<Option<ExitStatus>> {
         let (done, status) = oneshot::channel();
         // A dead thread means a dying engine: the kernel kills its children.
-        let _ = self.orders.send(Order::Bury(Burial { child, kill_at: Some(Instant::now() + grace), place, done }));
+        let _ = self.orders.send(Order::Bury(Burial {
+            child,
+            kill_at: Some(Instant::now() + grace),
+            held: Some(held),
+            done,
+        }));
         status
     }
 }
@@ -85,7 +89,7 @@ fn serve(orders: &Receiver<Order>) {
                 // Whoever wanted it may be gone: then it is buried at once.
                 if let Err(Ok(child)) = reply.send(process::spawn(*command, control)) {
                     let (done, _) = oneshot::channel();
-                    dying.push(Burial { child, kill_at: Some(Instant::now()), place: None, done });
+                    dying.push(Burial { child, kill_at: Some(Instant::now()), held: None, done });
                 }
             }
             Ok(Order::Bury(burial)) => dying.push(burial),
@@ -114,7 +118,10 @@ impl Burial {
                 None
             }
         };
-        drop(self.place.take());
+        if let Some((place, cage)) = self.held.take() {
+            drop(cage);
+            drop(place);
+        }
         let _ = self.done.send(status);
         None
     }

@@ -118,6 +118,22 @@ mod linux {
         (output.status.code(), untouched)
     }
 
+    /// All of it once more, as a user without any rights.
+    fn as_nobody() {
+        const NOBODY: u32 = 65_534;
+        let folder = tempfile::tempdir().expect("a folder");
+        std::os::unix::fs::chown(folder.path(), Some(NOBODY), Some(NOBODY)).expect("its owner");
+        let mut again = Command::new(std::env::current_exe().expect("this program"));
+        again.arg("--again").uid(NOBODY).gid(NOBODY).env("TMPDIR", folder.path());
+        match again.output() {
+            Ok(output) => {
+                println!("as an ordinary user:\n{}", String::from_utf8_lossy(&output.stdout));
+                assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            }
+            Err(error) => println!("skipped as an ordinary user: {error}: it may not read this program"),
+        }
+    }
+
     pub fn main() {
         let args: Vec<String> = std::env::args().collect();
         if let [_, flag, how, name, folder] = args.as_slice()
@@ -148,6 +164,9 @@ mod linux {
                 free == Some(0) || !["read", "write", "fork", "exec", "tcp connect"].contains(name),
                 "{name} never works"
             );
+        }
+        if nix::unistd::geteuid().is_root() && !args.iter().any(|arg| arg == "--again") {
+            as_nobody();
         }
         let result = if wrong.is_empty() { "ok" } else { "FAILED" };
         println!("test result: {result}. {passed} passed; {} failed; 0 ignored", wrong.len());
