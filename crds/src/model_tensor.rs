@@ -1,7 +1,7 @@
 //! One input or output of a model: a tensor, and the codec between it and what people send and get.
 //! *Invariant*: an options block is there only for its own codec.
 
-use crate::common::{ColorString, DecimalString, DigestString, FractionString, SignedDecimalString, SourceUri, words};
+use crate::common::{ColorString, DecimalString, FractionString, SignedDecimalString, words};
 use nightshift_types as types;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
-    {"rule": "(!has(self.wav) || self.codec == 'wav') && (!has(self.image) || self.codec == 'image') && (!has(self.text) || self.codec == 'text') && (!has(self.labels) || self.codec == 'labels') && (!has(self.segments) || self.codec == 'segments')",
-     "message": "wav, image, text, labels and segments are options of the codec of that name: remove the others, or change codec"},
+    {"rule": "(!has(self.wav) || self.codec == 'wav') && (!has(self.audio) || self.codec == 'audio') && (!has(self.image) || self.codec == 'image') && (!has(self.text) || self.codec == 'text') && (!has(self.labels) || self.codec == 'labels') && (!has(self.segments) || self.codec == 'segments')",
+     "message": "wav, audio, image, text, labels and segments are options of the codec of that name: remove the others, or change codec"},
     {"rule": "!has(self.constant) || self.codec in ['tensor', 'json']",
      "message": "a constant has codec tensor or json: change codec, or remove constant"},
 ]))]
@@ -26,10 +26,11 @@ pub struct ModelTensor {
         ])
     )]
     pub name: String,
-    /// How bytes become the tensor, or the tensor bytes: tensor, raw little-endian elements; wav; image; text; json,
-    /// nested arrays of numbers; labels, scores to names; segments, speech probabilities to times.
+    /// How bytes become the tensor, or the tensor bytes: tensor, raw little-endian elements; wav; audio, a file of any usual
+    /// format and rate; image; text, through the model's tokenizer; json, nested arrays of numbers; labels, scores to names;
+    /// segments, speech probabilities to times.
     pub codec: Codec,
-    /// Type of the tensor's elements. Unset: what the codec makes, mostly float32; with constant: a plain number, truth
+    /// Type of the tensor's elements. Unset: what the codec makes, float32, of text int64; with constant: a plain number, truth
     /// value or string instead of a tensor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dtype: Option<Dtype>,
@@ -44,6 +45,9 @@ pub struct ModelTensor {
     /// Options of codec wav.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wav: Option<WavOptions>,
+    /// Options of codec audio.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audio: Option<AudioOptions>,
     /// Options of codec image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageOptions>,
@@ -68,6 +72,7 @@ impl ModelTensor {
             shape: None,
             constant: None,
             wav: None,
+            audio: None,
             image: None,
             text: None,
             labels: None,
@@ -80,6 +85,7 @@ impl ModelTensor {
     pub fn codec_options(&self) -> types::CodecOptions {
         let block = match self.codec {
             Codec::Wav => self.wav.as_ref().map(serde_json::to_value),
+            Codec::Audio => self.audio.as_ref().map(serde_json::to_value),
             Codec::Image => self.image.as_ref().map(serde_json::to_value),
             Codec::Text => self.text.as_ref().map(serde_json::to_value),
             Codec::Labels => self.labels.as_ref().map(serde_json::to_value),
@@ -104,6 +110,8 @@ words! {
         Tensor = "tensor",
         /// A WAV file, to mono float samples.
         Wav = "wav",
+        /// A WAV, FLAC, Ogg Vorbis or MP3 file, to mono float samples of the model's rate.
+        Audio = "audio",
         /// A picture.
         Image = "image",
         /// Text through a tokenizer.
@@ -122,6 +130,7 @@ impl From<Codec> for types::Codec {
         match codec {
             Codec::Tensor => Self::Tensor,
             Codec::Wav => Self::Wav,
+            Codec::Audio => Self::Audio,
             Codec::Image => Self::Image,
             Codec::Text => Self::Text,
             Codec::Json => Self::Json,
@@ -186,6 +195,56 @@ pub struct WavOptions {
 
 fn default_sample_rate() -> i32 {
     16_000
+}
+
+/// Options of codec audio.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AudioOptions {
+    /// Samples a second that the model takes; a file of another rate is resampled.
+    #[serde(default = "default_sample_rate")]
+    #[schemars(range(min = 1000, max = 384_000))]
+    pub sample_rate: i32,
+    /// Longest audio that is decoded; longer is an error.
+    #[serde(default = "default_max_seconds")]
+    #[schemars(range(min = 1, max = 86_400))]
+    pub max_seconds: i32,
+}
+
+fn default_max_seconds() -> i32 {
+    3600
+}
+
+words! {
+    /// What of a text a tensor has.
+    TextTensor {
+        /// The tokens' ids.
+        Ids = "ids",
+        /// 1 for each token, 0 for padding.
+        AttentionMask = "attentionMask",
+        /// Which of two texts a token is of: 0.
+        TokenTypeIds = "tokenTypeIds",
+    }
+}
+
+words! {
+    /// What becomes of a text with too many tokens.
+    TextTruncation {
+        /// It is cut.
+        Cut = "cut",
+        /// It is an error.
+        Refuse = "refuse",
+    }
+}
+
+words! {
+    /// Whether shorter texts are filled up.
+    TextPadding {
+        /// They stay as short as they are.
+        None = "none",
+        /// Up to maxTokens.
+        Max = "max",
+    }
 }
 
 words! {
@@ -294,27 +353,35 @@ pub struct ImageOptions {
     pub watermark: Option<String>,
 }
 
-/// Options of codec text.
+/// Options of codec text. All inputs with this codec are made of one text: said of one of them, an option but tensor holds
+/// for all.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TextOptions {
-    /// The tokenizer between text and token ids. Unset: the tensor is the text's UTF-8 bytes.
+    /// What of the text this tensor has: ids, attentionMask or tokenTypeIds. Unset: ids.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub tokenizer: Option<Tokenizer>,
-    /// Most tokens of an input; what is longer is cut. Unset: the tokenizer's own limit.
+    pub tensor: Option<TextTensor>,
+    /// Name of the tokenizer's file, a tokenizer.json of Hugging Face, among the extra files of the model's archive
+    /// (_extra_files of torch.jit.save). Unset: tokenizer.json.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 63),
+        extend("x-kubernetes-validations" = [
+            {"rule": "self.matches('^[A-Za-z0-9_][-A-Za-z0-9_.]*$')",
+             "message": "{path} must be a file's name without folders, such as tokenizer.json"},
+        ])
+    )]
+    pub tokenizer: Option<String>,
+    /// Most tokens of a text, the tokenizer's own included. Unset: the tokenizer's own limit, else 8192.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_048_576))]
     pub max_tokens: Option<i32>,
-}
-
-/// A tokenizer's file.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Tokenizer {
-    /// Where its file, a tokenizer.json, is read from, with spec.source's credentials.
-    pub uri: SourceUri,
-    /// Digest of the file.
-    pub digest: DigestString,
+    /// What becomes of a text with more: cut, or refuse. Unset: cut.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub truncation: Option<TextTruncation>,
+    /// Whether a text with fewer is filled up to maxTokens: none, or max. Unset: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub padding: Option<TextPadding>,
 }
 
 /// Options of codec labels.

@@ -53,7 +53,16 @@ fn constants_get_pytorchs_types_and_options_their_names() {
     assert_eq!(spec.inputs[0].options["sampleRate"], "16000");
     assert_eq!(spec.outputs[0].options["threshold"], "0.4");
     let text = manifest(json!({ "inputs": [{ "name": "x", "codec": "text" }] }));
-    assert!(convert::model_spec(&text).unwrap_err().0.contains("codec text is not supported"));
+    assert_eq!(convert::model_spec(&text).unwrap().inputs[0].dtype, Dtype::Int64);
+    let text = json!({ "tensor": "attentionMask", "maxTokens": 128, "padding": "max" });
+    let mask = json!({ "name": "m", "codec": "text", "dtype": "int32", "text": text });
+    let mask = convert::model_spec(&manifest(json!({ "inputs": [mask] }))).unwrap().inputs[0].clone();
+    assert_eq!((&*mask.options["tensor"], &*mask.options["maxTokens"]), ("attentionMask", "128"));
+    let floats = manifest(json!({ "inputs": [{ "name": "x", "codec": "text", "dtype": "float32" }] }));
+    assert!(convert::model_spec(&floats).unwrap_err().0.contains("codec text makes dtype int64 or int32"));
+    let audio = manifest(json!({ "inputs": [{ "name": "x", "codec": "audio", "audio": { "sampleRate": 8000 } }] }));
+    assert_eq!(convert::model_spec(&audio).unwrap().inputs[0].options["sampleRate"], "8000");
+    assert_eq!(convert::model_spec(&audio).unwrap().inputs[0].options["maxSeconds"], "3600");
 }
 
 #[test]

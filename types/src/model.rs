@@ -36,6 +36,8 @@ words! {
         Tensor = "tensor",
         /// A WAV file, to mono float samples.
         Wav = "wav",
+        /// A WAV, FLAC, Ogg Vorbis or MP3 file, to mono float samples of the model's rate.
+        Audio = "audio",
         /// A picture.
         Image = "image",
         /// Text through a tokenizer.

@@ -22,7 +22,16 @@ pub const CHUNK: usize = 256 * 1024;
 /// Largest gRPC message either side decodes: a chunk and its framing.
 pub const MAX_MESSAGE: usize = 1024 * 1024;
 /// What this build can do; exchanged at hello.
-pub const CAPABILITIES: &[&str] =
-    &["torchscript", "codec-tensor", "codec-json", "codec-wav", "codec-labels", "codec-segments"];
+pub const CAPABILITIES: &[&str] = &[
+    "torchscript",
+    "codec-tensor",
+    "codec-json",
+    "codec-wav",
+    "codec-audio",
+    "codec-image",
+    "codec-text",
+    "codec-labels",
+    "codec-segments",
+];
 
 pub use convert::WireError;

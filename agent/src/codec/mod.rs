@@ -4,11 +4,13 @@
 //! *Invariant*: no input panics or takes memory beyond a small multiple of its own size, or of a picture's pixels, which are
 //! limited; an error names the port and what was expected, and says whose fault it is. All of it runs in the worker's process.
 //!
-//! * One variable input: the task's bytes are that input's. Several: a JSON object by the ports' names, each `json`.
+//! * One variable input: the task's bytes are that input's. Several: a JSON object by the ports' names, each `json`; or each
+//!   `text`: they are made of one text.
 //! * One output: its bytes are the result. Several: a JSON object by the ports' names; all must write JSON.
 //! * `constant` inputs never stand in the task's bytes (see [`constant`]).
 //! * Job parameters override a port's options of the same name, where the codec says so; an unknown one is an error.
 
+pub mod audio;
 pub mod constant;
 mod dtype;
 pub mod image;
@@ -17,6 +19,7 @@ pub mod labels;
 pub mod options;
 pub mod segments;
 pub mod tensor;
+pub mod text;
 mod value;
 pub mod wav;
 
@@ -55,6 +58,7 @@ pub const OCTETS: &str = "application/octet-stream";
 #[derive(Debug)]
 pub struct Plan {
     inputs: Vec<(Port, Reader)>,
+    text: Option<text::Reader>,
     outputs: Vec<(Port, Writer)>,
 }
 
@@ -64,6 +68,8 @@ enum Reader {
     Tensor,
     Json,
     Wav(wav::Wav),
+    Audio(audio::Audio),
+    Text(text::Part),
     Image(image::PictureReader),
 }
 
@@ -79,6 +85,15 @@ enum Writer {
 impl Plan {
     /// Checks the ports' options and the job's parameters.
     pub fn new(spec: &ModelSpec, parameters: &BTreeMap<String, String>) -> Result<Self, CodecError> {
+        Self::of(spec, parameters, None)
+    }
+
+    /// The same, with the model's file for what codecs take from it.
+    pub fn of(
+        spec: &ModelSpec,
+        parameters: &BTreeMap<String, String>,
+        archive: Option<&text::Archive>,
+    ) -> Result<Self, CodecError> {
         options::check_parameters(spec, parameters)?;
         let mut outputs = Vec::with_capacity(spec.outputs.len());
         for port in &spec.outputs {
@@ -89,12 +104,23 @@ impl Plan {
             Writer::Segments(segments) => Some(segments.window()),
             _ => None,
         });
+        let texts: Vec<&Port> =
+            spec.inputs.iter().filter(|port| port.codec == Codec::Text && port.constant.is_none()).collect();
+        let (text, parts) = match texts.is_empty() {
+            true => (None, Vec::new()),
+            false => text::Reader::new(&texts, archive).map(|(reader, parts)| (Some(reader), parts))?,
+        };
+        let mut parts = parts.into_iter();
         let mut inputs = Vec::with_capacity(spec.inputs.len());
         for port in &spec.inputs {
             let options = Options::new(port, Side::Input, parameters)?;
-            inputs.push((port.clone(), reader(&options, window.unwrap_or(1))?));
+            let reader = match port.codec {
+                Codec::Text if port.constant.is_none() => parts.next().map(Reader::Text).unwrap_or(Reader::Constant),
+                _ => reader(&options, window.unwrap_or(1))?,
+            };
+            inputs.push((port.clone(), reader));
         }
-        Ok(Self { inputs, outputs })
+        Ok(Self { inputs, text, outputs })
     }
 
     /// Reads a task's bytes.
@@ -111,6 +137,12 @@ impl Plan {
                 samples = Some(count);
                 vec![tensor]
             }
+            [(port, Reader::Audio(audio))] => {
+                let (count, tensor) = audio.decode(port, bytes)?;
+                samples = Some(count);
+                vec![tensor]
+            }
+            texts if texts.iter().all(|(_, reader)| matches!(reader, Reader::Text(_))) => self.texts(texts, bytes)?,
             [(port, _)] => vec![json::decode(port, bytes)?],
             several => {
                 if let Some((port, _)) = several.iter().find(|(_, reader)| !matches!(reader, Reader::Json)) {
@@ -128,6 +160,16 @@ impl Plan {
             }
         }
         Ok(Decoded { values, samples })
+    }
+
+    fn texts(&self, ports: &[&(Port, Reader)], bytes: &[u8]) -> Result<Vec<tch::Tensor>, CodecError> {
+        let mut parts = Vec::with_capacity(ports.len());
+        for (port, reader) in ports.iter().copied() {
+            if let Reader::Text(part) = reader {
+                parts.push((port, *part));
+            }
+        }
+        self.text.as_ref().map_or(Ok(Vec::new()), |reader| reader.decode(&parts, bytes))
     }
 
     /// Writes what the model returned; at most `limit` bytes. `samples` is the decoded input's.
@@ -174,8 +216,10 @@ fn reader(options: &Options<'_>, window: usize) -> Result<Reader, CodecError> {
         Codec::Tensor => Ok(Reader::Tensor),
         Codec::Json => Ok(Reader::Json),
         Codec::Wav => Ok(Reader::Wav(wav::Wav::new(options, window)?)),
+        Codec::Audio => Ok(Reader::Audio(audio::Audio::new(options, window)?)),
         Codec::Image => Ok(Reader::Image(image::PictureReader::new(options)?)),
-        Codec::Text => Err(options.unsupported()),
+        // Those of a model are read together: see `Plan::of`.
+        Codec::Text => Ok(Reader::Constant),
         Codec::Labels | Codec::Segments => Err(options.wrong_side("outputs")),
     }
 }
@@ -187,8 +231,7 @@ fn writer(options: &Options<'_>) -> Result<Writer, CodecError> {
         Codec::Labels => Ok(Writer::Labels(labels::Labels::new(options)?)),
         Codec::Segments => Ok(Writer::Segments(segments::Segments::new(options)?)),
         Codec::Image => Ok(Writer::Image(image::PictureWriter::new(options)?)),
-        Codec::Text => Err(options.unsupported()),
-        Codec::Wav => Err(options.wrong_side("inputs")),
+        Codec::Wav | Codec::Audio | Codec::Text => Err(options.wrong_side("inputs")),
     }
 }
 

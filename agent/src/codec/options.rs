@@ -61,6 +61,8 @@ impl CodecError {
 fn known(codec: Codec, side: Side) -> (&'static [&'static str], &'static [&'static str]) {
     match (codec, side) {
         (Codec::Wav, Side::Input) => (super::wav::OPTIONS, &[]),
+        (Codec::Audio, Side::Input) => (super::audio::OPTIONS, &[]),
+        (Codec::Text, Side::Input) => (super::text::OPTIONS, &[]),
         (Codec::Image, Side::Input) => (super::image::INPUT_OPTIONS, &[]),
         (Codec::Image, Side::Output) => (super::image::OUTPUT_OPTIONS, super::image::OUTPUT_PARAMETERS),
         (Codec::Labels, Side::Output) => (super::labels::OPTIONS, super::labels::PARAMETERS),
@@ -99,26 +101,20 @@ impl<'a> Options<'a> {
     /// Checks that the port's options are the codec's.
     pub fn new(port: &'a Port, side: Side, parameters: &'a BTreeMap<String, String>) -> Result<Self, CodecError> {
         let (names, _) = known(port.codec, side);
-        let unsupported = port.codec == Codec::Text;
         match port.options.keys().find(|name| !names.contains(&name.as_str())) {
-            Some(unknown) if !unsupported => Err(CodecError::model(format!(
+            Some(unknown) => Err(CodecError::model(format!(
                 "option {unknown:?} of {side} {:?} is unknown to codec {} of this agent",
                 port.name,
                 port.codec,
                 side = if side == Side::Input { "input" } else { "output" },
             ))),
-            _ => Ok(Self { port, side, parameters }),
+            None => Ok(Self { port, side, parameters }),
         }
     }
 
     /// Whose options these are.
     pub fn port(&self) -> &'a Port {
         self.port
-    }
-
-    /// The codec exists in the API and not in this agent.
-    pub fn unsupported(&self) -> CodecError {
-        self.fault(format!("codec {} is not supported by this agent yet", self.port.codec))
     }
 
     /// The codec works in the other direction alone.

@@ -253,9 +253,11 @@ fn options_and_parameters_are_checked() {
     assert_eq!(fails(vec![], vec![bad], &[]).reason, FailureReason::ModelExecutionFailed);
     let unknown = with(segments.clone(), &[("colour", "red")]);
     assert!(fails(vec![], vec![unknown], &[]).message.contains("colour"));
-    let text = with(port("x", Codec::Text, Dtype::Float32, &[]), &[("width", "3")]);
-    assert!(fails(vec![text.clone()], vec![], &[]).message.contains("not supported by this agent yet"));
-    assert!(fails(vec![], vec![text], &[]).message.contains("not supported by this agent yet"));
+    let text = with(port("x", Codec::Text, Dtype::Int64, &[]), &[("width", "3")]);
+    assert!(fails(vec![text], vec![], &[]).message.contains("\"width\" of input \"x\" is unknown to codec text"));
+    for codec in [Codec::Text, Codec::Audio] {
+        assert!(fails(vec![], vec![port("y", codec, Dtype::Int64, &[])], &[]).message.contains("inputs only"));
+    }
     assert!(fails(vec![segments], vec![], &[]).message.contains("outputs only"));
     assert!(fails(vec![], vec![port("y", Codec::Wav, Dtype::Float32, &[])], &[]).message.contains("inputs only"));
 }

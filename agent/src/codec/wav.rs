@@ -57,6 +57,11 @@ impl Wav {
     }
 
     fn samples(&self, bytes: &[u8]) -> Result<Vec<f32>, String> {
+        self.read(bytes).map(|(samples, _)| samples)
+    }
+
+    /// The samples, and how many there are a second.
+    fn read(&self, bytes: &[u8]) -> Result<(Vec<f32>, u32), String> {
         let reader = WavReader::new(Cursor::new(bytes)).map_err(|error| {
             format!(
                 "expected a WAV file (RIFF, PCM or float); {error}. `ffmpeg -i FILE -ac 1 {}out.wav` makes one",
@@ -76,12 +81,13 @@ impl Wav {
             return Err(format!("the header says {frames} samples, and the file of {} bytes ends before", bytes.len()));
         }
         if channels == 1 && spec.bits_per_sample == 16 && spec.sample_format == SampleFormat::Int {
-            return sixteen_bit(reader.into_inner(), frames);
+            return Ok((sixteen_bit(reader.into_inner(), frames)?, spec.sample_rate));
         }
-        match spec.sample_format {
+        let samples = match spec.sample_format {
             SampleFormat::Float => mix(floats(reader), channels, frames),
             SampleFormat::Int => mix(integers(reader, spec.bits_per_sample), channels, frames),
-        }
+        };
+        Ok((samples?, spec.sample_rate))
     }
 
     fn check(&self, spec: &WavSpec) -> Result<(), String> {
@@ -102,6 +108,11 @@ impl Wav {
     fn flag(&self) -> String {
         self.rate.map_or_else(String::new, |rate| format!("-ar {rate} "))
     }
+}
+
+/// A WAV file of any rate: its samples, and how many there are a second.
+pub fn read(bytes: &[u8]) -> Result<(Vec<f32>, u32), String> {
+    Wav { rate: None, least: 1 }.read(bytes)
 }
 
 /// 16-bit mono, the common case, straight from the bytes after the header.

@@ -192,7 +192,7 @@ impl Worker {
         let model = Model::load(&file, device)?;
         Ok(Self {
             model,
-            plans: Plans::default(),
+            plans: Plans::of(&file),
             input: None,
             output: None,
             baseline: if device == tch::Device::Cpu { baseline } else { 0 },

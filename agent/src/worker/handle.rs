@@ -99,7 +99,7 @@ impl Handle {
         let command = command(config).map_err(|e| internal("the worker's directory", &e.kind()))?;
         let child = spawner.start(command, theirs.into()).await.map_err(|e| internal("no worker", &e.kind()))?;
         // It reads nothing of the model before it is asked to load it, below.
-        let cage = config.caps.cage(config.threads, task.memory_limit).filter(|cage| {
+        let cage = config.caps.cage(config.threads, source.memory).filter(|cage| {
             let taken = cage.take(child.id());
             taken.inspect_err(|error| tracing::warn!(%error, "a worker is in no cgroup: rlimits alone hold it")).is_ok()
         });

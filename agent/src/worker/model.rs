@@ -4,6 +4,7 @@
 //! the digest is checked on the very file that is loaded; each run starts from the model's fresh state (see
 //! [`crate::worker`]); no gradients.
 
+use crate::codec::text::Archive;
 use crate::codec::{Decoded, Encoded, Plan};
 use crate::engine::Failed;
 use crate::sys::cuda;
@@ -232,11 +233,17 @@ impl Groups {
 /// The plan of a job, kept while spec and parameters stay the same.
 #[derive(Debug, Default)]
 pub struct Plans {
+    archive: Option<Archive>,
     spec: Option<ModelSpec>,
     plan: Option<(BTreeMap<String, String>, Plan)>,
 }
 
 impl Plans {
+    /// For the model of this file, of which codecs may take more than the model.
+    pub fn of(file: &File) -> Self {
+        Self { archive: file.try_clone().ok().map(Archive::new), ..Self::default() }
+    }
+
     /// The plan for `spec` (`None`: the last one) and `parameters`, and that spec.
     pub fn get(
         &mut self,
@@ -252,7 +259,8 @@ impl Plans {
         let plan = match self.plan.take() {
             Some(kept) if kept.0 == *parameters => kept,
             _ => {
-                let plan = Plan::new(spec, parameters).map_err(|e| Failed::new(e.reason, e.message))?;
+                let plan = Plan::of(spec, parameters, self.archive.as_ref());
+                let plan = plan.map_err(|e| Failed::new(e.reason, e.message))?;
                 (parameters.clone(), plan)
             }
         };

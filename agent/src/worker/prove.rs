@@ -4,6 +4,7 @@
 //! *Invariant*: it runs in its own process and nowhere else: the file is hostile until proven, and a crash is the answer.
 //! The process confines itself before it reads the file: whoever started it may hold credentials.
 
+use crate::codec::text::Archive;
 use crate::codec::{Plan, kind_of};
 use crate::engine::Failed;
 use crate::sys::{limits, process};
@@ -24,6 +25,8 @@ const DEFAULT_RATE: u32 = 16_000;
 const MAX_ELEMENTS: i64 = 64 << 20;
 /// Timed runs, after one that is not: libtorch optimises during the first.
 const RUNS: usize = 3;
+/// What a model of texts is tried on.
+const SOME_TEXT: &str = "A machine that nobody uses at night can do somebody else's work.";
 /// No further run is started after this long.
 const ENOUGH: Duration = Duration::from_secs(10);
 
@@ -130,7 +133,6 @@ pub fn prove(request: &ProveRequest) -> Result<ProveReport, Failed> {
     let sandbox = sandbox::confine(Some(&file), &request.device).map_err(|error| sandbox::failed(&error))?;
     set_threads(request.threads);
     let device = device_of(&request.device)?;
-    let plan = Plan::new(&request.spec, &BTreeMap::new()).map_err(|e| Failed::new(e.reason, e.message))?;
     if device == tch::Device::Cpu {
         limits::limit_memory(limits::private_memory(), request.memory, request.threads);
     }
@@ -139,6 +141,9 @@ pub fn prove(request: &ProveRequest) -> Result<ProveReport, Failed> {
     if let Some(digest) = &request.digest {
         verify(&mut file, digest)?;
     }
+    let archive = file.try_clone().ok().map(Archive::new);
+    let plan = Plan::of(&request.spec, &BTreeMap::new(), archive.as_ref());
+    let plan = plan.map_err(|e| Failed::new(e.reason, e.message))?;
     let model = Model::load(&file, device)?;
     let load = began.elapsed();
     let method = &request.spec.method;
@@ -146,7 +151,7 @@ pub fn prove(request: &ProveRequest) -> Result<ProveReport, Failed> {
         let message = format!("the model has no method {method:?}");
         return Err(Failed::new(FailureReason::ModelExecutionFailed, message));
     }
-    let compute = match synthetic(&request.spec)? {
+    let compute = match synthetic(&request.spec, &plan)? {
         Some(input) => Some(tried(&model, method, &plan, &input)?),
         None => None,
     };
@@ -203,8 +208,12 @@ fn copied(value: &IValue) -> IValue {
     }
 }
 
-/// Zeros for every port; `None` where a port leaves a size open that nothing else tells.
-fn synthetic(spec: &ModelSpec) -> Result<Option<Synthetic>, Failed> {
+/// Some text; or zeros for every port; `None` where a port leaves a size open that nothing else tells.
+fn synthetic(spec: &ModelSpec, plan: &Plan) -> Result<Option<Synthetic>, Failed> {
+    if spec.inputs.iter().any(|port| port.codec == Codec::Text && port.constant.is_none()) {
+        let made = plan.decode(SOME_TEXT.as_bytes()).map_err(|e| Failed::new(e.reason, e.message))?;
+        return Ok(Some(Synthetic { values: made.values, samples: None }));
+    }
     let mut made = Synthetic { values: Vec::with_capacity(spec.inputs.len()), samples: None };
     for port in &spec.inputs {
         if port.constant.is_some() {
@@ -212,7 +221,7 @@ fn synthetic(spec: &ModelSpec) -> Result<Option<Synthetic>, Failed> {
             continue;
         }
         let shape = match port.codec {
-            Codec::Wav => {
+            Codec::Wav | Codec::Audio => {
                 let seconds = second(port);
                 made.samples = Some(seconds);
                 if port.shape.len() == 1 { vec![seconds as i64] } else { vec![1, seconds as i64] }

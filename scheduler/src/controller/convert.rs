@@ -68,16 +68,20 @@ fn batching(spec: &crds::ModelArtifactSpec) -> Converted<types::Batching> {
 
 fn port(tensor: &crds::ModelTensor, field: &str) -> Converted<Port> {
     let codec: Codec = tensor.codec.as_str().parse().map_err(no)?;
-    if codec == Codec::Text {
-        let name = &tensor.name;
-        return Err(no(format!(
-            "{field} {name}: codec {codec} is not supported by this version: use tensor or json, and convert before you send"
-        )));
-    }
     let dtype = match tensor.dtype {
         Some(dtype) => dtype.as_str().parse().map_err(no)?,
+        None if codec == Codec::Text => Dtype::Int64,
         None => default_dtype(tensor.constant.as_deref()),
     };
+    let made: &[Dtype] = match codec {
+        Codec::Text => &[Dtype::Int64, Dtype::Int32],
+        Codec::Audio => &[Dtype::Float32],
+        _ => Dtype::ALL,
+    };
+    if !made.contains(&dtype) {
+        let words: Vec<&str> = made.iter().map(|dtype| dtype.as_str()).collect();
+        return Err(no(format!("{field} {}: codec {codec} makes dtype {}", tensor.name, words.join(" or "))));
+    }
     if codec == Codec::Image {
         check_image(tensor, dtype, field)?;
     }
