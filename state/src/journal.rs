@@ -27,6 +27,17 @@ pub enum JournalError {
     /// The store does not answer. The same batch may be appended again, until it is durable or the fence is lost.
     #[error("the journal's store is not available: {0}")]
     Unavailable(String),
+    /// The store is full and takes nothing until there is room: etcd's NOSPACE alarm. Otherwise as [`Self::Unavailable`].
+    #[error(
+        "the journal's store is full: {0}: raise etcd's --quota-backend-bytes, or compact and defragment it, then \
+         `etcdctl alarm disarm`"
+    )]
+    NoSpace(String),
+    /// The store's members differ and it takes nothing: etcd's CORRUPT alarm. Otherwise as [`Self::Unavailable`].
+    #[error(
+        "the journal's store says that it is corrupt: {0}: replace the member that differs, then `etcdctl alarm disarm`"
+    )]
+    StoreCorrupt(String),
     /// Another process has it open.
     #[error("{0}")]
     InUse(String),
@@ -96,7 +107,7 @@ impl From<DecodeError> for JournalError {
 impl JournalError {
     /// Whether the same call may be repeated.
     pub fn retryable(&self) -> bool {
-        matches!(self, Self::Unavailable(_))
+        matches!(self, Self::Unavailable(_) | Self::NoSpace(_) | Self::StoreCorrupt(_))
     }
 
     pub(crate) fn decode(sequence: u64, error: DecodeError) -> Self {

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{Bench, admit, place, spec, succeed};
-use nightshift_state::{Batch, Core, EncodedBatch, EtcdJournal, EtcdOptions, Folded, Journal, stand_by};
+use nightshift_state::{Batch, Core, EncodedBatch, EtcdJournal, EtcdOptions, Folded, Journal, JournalError, stand_by};
 use nightshift_testkit::etcd::Etcd;
 use nightshift_testkit::until;
 use nightshift_types::{CellId, Timestamp};
@@ -46,7 +46,9 @@ async fn folds_along_and_takes_over() {
         let (options, seen) = (options(&etcd), seen.clone());
         tokio::spawn(async move {
             let mut folded = Folded::default();
-            let mut progress = |folded: &Folded| seen.store(folded.head().sequence, Ordering::SeqCst);
+            let mut progress = |folded: Result<&Folded, &JournalError>| {
+                seen.store(folded.unwrap().head().sequence, Ordering::SeqCst);
+            };
             let journal = stand_by(&options, &mut folded, &mut progress).await.unwrap();
             (journal, folded)
         })

@@ -2,7 +2,7 @@
 
 use crate::free_port;
 pub use crate::relay::Relay;
-use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
+use etcd_client::{AlarmAction, AlarmOptions, AlarmType, Certificate, ConnectOptions, Identity, TlsOptions};
 use nightshift_types::NodeId;
 use nightshift_wire::pki::{self, CertificateAuthority};
 use std::path::{Path, PathBuf};
@@ -46,6 +46,7 @@ pub struct Etcd {
     child: Option<Child>,
     folder: tempfile::TempDir,
     tls: Option<ClientTls>,
+    arguments: Vec<String>,
     /// Where clients dial.
     pub port: u16,
     peer: u16,
@@ -54,8 +55,14 @@ pub struct Etcd {
 impl Etcd {
     /// Starts one, and waits until it serves.
     pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// The same with more arguments: `--quota-backend-bytes=…`.
+    pub async fn start_with(arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut etcd = Self { child: None, folder, tls: None, port: free_port(), peer: free_port() };
+        let arguments = arguments.iter().map(|argument| argument.to_string()).collect();
+        let mut etcd = Self { child: None, folder, tls: None, arguments, port: free_port(), peer: free_port() };
         etcd.run().await;
         etcd
     }
@@ -72,7 +79,8 @@ impl Etcd {
         let (key, request) = pki::node_request().unwrap();
         let certificate = ca.sign_node(&request, &NodeId::new("client").unwrap()).unwrap();
         let tls = Some(ClientTls { ca: ca.certificate_pem().into(), certificate, key });
-        let mut etcd = Self { child: None, folder, tls, port: free_port(), peer: free_port() };
+        let arguments = Vec::new();
+        let mut etcd = Self { child: None, folder, tls, arguments, port: free_port(), peer: free_port() };
         etcd.run().await;
         etcd
     }
@@ -96,6 +104,42 @@ impl Etcd {
         etcd_client::Client::connect([self.endpoint()], options).await
     }
 
+    /// Fills it until it says that it is full, with keys that are nobody's. For one with a small quota.
+    pub async fn fill(&self) {
+        let mut client = self.client().await.unwrap();
+        for number in 0..4096 {
+            let Err(error) = client.put(format!("/filler/{number}"), vec![0; 1 << 20], None).await else { continue };
+            assert!(error.to_string().contains("space exceeded"), "{error}");
+            return;
+        }
+        panic!("4 GiB are no more than its quota");
+    }
+
+    /// What an operator does of a full etcd: make room, compact, defragment, disarm its alarm.
+    pub async fn make_room(&self) {
+        let mut client = self.client().await.unwrap();
+        let filler = etcd_client::DeleteOptions::new().with_prefix();
+        let revision = client.delete("/filler/", Some(filler)).await.unwrap().header().unwrap().revision();
+        client.compact(revision, Some(etcd_client::CompactionOptions::new().with_physical())).await.unwrap();
+        client.defragment().await.unwrap();
+        self.alarm(AlarmAction::Deactivate, AlarmType::Nospace).await;
+    }
+
+    /// Raises an alarm, or disarms it.
+    pub async fn alarm(&self, action: AlarmAction, alarm: AlarmType) {
+        let mut client = self.client().await.unwrap();
+        client.alarm(action, alarm, None).await.unwrap();
+        if action == AlarmAction::Deactivate {
+            // Each member has raised its own.
+            let raised = client.alarm(AlarmAction::Get, alarm, None).await.unwrap();
+            for one in raised.alarms().iter().filter(|one| one.alarm() == alarm) {
+                let mut member = AlarmOptions::new();
+                member.with_member(one.member_id());
+                client.alarm(action, alarm, Some(member)).await.unwrap();
+            }
+        }
+    }
+
     /// Kills it; the data stays.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
@@ -106,6 +150,15 @@ impl Etcd {
 
     /// Starts it (again) and waits until it serves.
     pub async fn run(&mut self) {
+        self.spawn();
+        let end = Instant::now() + Duration::from_secs(30);
+        while !self.serves().await {
+            assert!(Instant::now() < end, "etcd does not serve within 30 s");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    fn spawn(&mut self) {
         let (client, peer) = (self.endpoint(), format!("http://127.0.0.1:{}", self.peer));
         let file = |name: &str| self.folder.path().join(name).into_os_string();
         let mut command = Command::new(binary());
@@ -114,6 +167,7 @@ impl Etcd {
             command.arg("--cert-file").arg(file("server.crt")).arg("--key-file").arg(file("server.key"));
         }
         let child = command
+            .args(&self.arguments)
             .args(["--name", "test", "--data-dir"])
             .arg(file("data"))
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
@@ -124,9 +178,21 @@ impl Etcd {
             .spawn()
             .expect("etcd starts");
         self.child = Some(child);
+    }
+
+    /// The same for one that lets no client in without a name: it serves once it refuses one.
+    pub async fn run_with_users(&mut self) {
+        self.spawn();
         let end = Instant::now() + Duration::from_secs(30);
-        while !self.serves().await {
-            assert!(Instant::now() < end, "etcd does not serve within 30 s");
+        loop {
+            let probe = async {
+                let mut client = self.client().await?;
+                client.get("probe", None).await
+            };
+            match tokio::time::timeout(Duration::from_secs(1), probe).await {
+                Ok(Err(error)) if error.to_string().contains("user name is empty") => return,
+                _ => assert!(Instant::now() < end, "etcd does not serve within 30 s"),
+            }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }

@@ -166,6 +166,13 @@ fn classify(error: &Error) -> JournalError {
             PERMISSION_DENIED | UNAUTHENTICATED => {
                 JournalError::Config(format!("etcd refuses user or certificate: {}", status.message()))
             }
+            // Its alarms: told by their words from others of the same code, such as too many requests.
+            RESOURCE_EXHAUSTED if status.message().contains("space exceeded") => {
+                JournalError::NoSpace(format!("etcd: {}", status.message()))
+            }
+            DATA_LOSS if status.message().contains("corrupt") => {
+                JournalError::StoreCorrupt(format!("etcd: {}", status.message()))
+            }
             _ => JournalError::Unavailable(format!("etcd: {}", status.message())),
         },
         other => JournalError::Unavailable(format!("etcd: {other}")),
@@ -176,8 +183,10 @@ fn classify(error: &Error) -> JournalError {
 mod tonic_code {
     pub const INVALID_ARGUMENT: i32 = 3;
     pub const PERMISSION_DENIED: i32 = 7;
+    pub const RESOURCE_EXHAUSTED: i32 = 8;
     pub const FAILED_PRECONDITION: i32 = 9;
     pub const OUT_OF_RANGE: i32 = 11;
     pub const UNIMPLEMENTED: i32 = 12;
+    pub const DATA_LOSS: i32 = 15;
     pub const UNAUTHENTICATED: i32 = 16;
 }

@@ -17,7 +17,7 @@ const GIVE_UP: Duration = Duration::from_secs(300);
 const RECHECK: Duration = Duration::from_secs(10);
 
 /// Folds what the leader appends, as it appends it, until this process leads. Dropped before that, it stands back.
-/// `progress` is told after every page that was folded.
+/// `progress` is told after every page that was folded, and of every error that is tried again.
 ///
 /// # Errors
 /// What no retry mends: a journal that is corrupt or of a newer format, options that cannot work, and an etcd that has not
@@ -25,7 +25,7 @@ const RECHECK: Duration = Duration::from_secs(10);
 pub async fn stand_by(
     options: &EtcdOptions,
     folded: &mut Folded,
-    progress: &mut (dyn FnMut(&Folded) + Send),
+    progress: &mut (dyn FnMut(Result<&Folded, &JournalError>) + Send),
 ) -> Result<EtcdJournal, JournalError> {
     let mut failing: Option<Instant> = None;
     loop {
@@ -40,9 +40,13 @@ pub async fn stand_by(
             Err(error) = follow => error,
         };
         let since = *failing.get_or_insert_with(Instant::now);
-        if !error.retryable() || since.elapsed() > GIVE_UP {
+        // One that says that it is full does answer: started anew we would hear the same.
+        if matches!(error, JournalError::NoSpace(_) | JournalError::StoreCorrupt(_)) {
+            failing = None;
+        } else if !error.retryable() || since.elapsed() > GIVE_UP {
             return Err(error);
         }
+        progress(Err(&error));
         tracing::warn!(%error, "standing by; trying again");
         tokio::time::sleep(RETRY).await;
     }
@@ -52,7 +56,7 @@ pub async fn stand_by(
 async fn follow(
     options: &EtcdOptions,
     folded: &mut Folded,
-    progress: &mut (dyn FnMut(&Folded) + Send),
+    progress: &mut (dyn FnMut(Result<&Folded, &JournalError>) + Send),
     failing: &mut Option<Instant>,
 ) -> Result<std::convert::Infallible, JournalError> {
     let store = EtcdStore::reader(options).await?;
@@ -64,7 +68,7 @@ async fn follow(
             return Err(JournalError::Diverged(sequence));
         }
         *failing = None;
-        progress(folded);
+        progress(Ok(folded));
         news(&mut watch, &store.keys, options.request_timeout, seen).await?;
     }
 }
