@@ -2,7 +2,9 @@
 //! *Invariant*: the token is read from a file of the user's own and never printed.
 
 use anyhow::Context;
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use reqwest::header::CONTENT_TYPE;
 use reqwest::{Body, Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -47,12 +49,12 @@ pub struct Blob {
     pub size: u64,
 }
 
-/// One task's result.
+/// One task's result, as a line of JSON.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TaskResult {
     /// Position of the input in the batch.
-    pub index: u32,
+    pub index: u64,
     /// MIME type.
     #[serde(default)]
     pub content_type: String,
@@ -60,6 +62,31 @@ pub struct TaskResult {
     pub output: Option<serde_json::Value>,
     /// The output's bytes, where it is not.
     pub output_base64: Option<String>,
+    /// Why there is none of both.
+    pub error: Option<String>,
+}
+
+/// Which results of a job.
+#[derive(Debug, Clone, Default)]
+pub struct Range {
+    /// From this task on.
+    pub from: u64,
+    /// So many tasks.
+    pub count: Option<u64>,
+    /// Bytes of the first line that are there already.
+    pub skip: u64,
+    /// Of larger outputs their sizes alone.
+    pub largest: Option<u64>,
+}
+
+/// A result's own bytes, as they come.
+pub struct Output {
+    /// MIME type.
+    pub content_type: String,
+    /// How many.
+    pub size: Option<u64>,
+    /// In order.
+    pub bytes: BoxStream<'static, anyhow::Result<Vec<u8>>>,
 }
 
 /// What a join token is asked for with.
@@ -112,6 +139,14 @@ pub struct IssuedToken {
     pub server: String,
     /// Seconds it may be used in.
     pub expires_in_seconds: u64,
+}
+
+impl Output {
+    /// JSON that is here already.
+    pub fn json(text: &str) -> Self {
+        let bytes = futures::stream::iter([Ok(text.as_bytes().to_vec())]).boxed();
+        Self { content_type: "application/json".into(), size: Some(text.len() as u64), bytes }
+    }
 }
 
 impl Gateway {
@@ -199,25 +234,27 @@ impl Gateway {
         &self,
         namespace: &str,
         job: &str,
-    ) -> anyhow::Result<impl Stream<Item = anyhow::Result<Vec<u8>>> + use<>> {
-        let path = format!("/v1/namespaces/{namespace}/jobs/{job}/results");
-        let response = self.send(self.request(Method::GET, &path)).await?;
-        let stream = response.bytes_stream().map_ok(|bytes| bytes.to_vec());
-        Ok(stream.map_err(|error| anyhow::Error::new(error.without_url()).context("the results ended early")))
+        range: &Range,
+    ) -> anyhow::Result<BoxStream<'static, anyhow::Result<Vec<u8>>>> {
+        let mut path = format!("/v1/namespaces/{namespace}/jobs/{job}/results?from={}&skip={}", range.from, range.skip);
+        for (name, value) in [("count", range.count), ("largest", range.largest)] {
+            path.extend(value.map(|value| format!("&{name}={value}")));
+        }
+        Ok(chunks(self.send(self.request(Method::GET, &path)).await?))
     }
 
-    /// The same, parsed, in order of their inputs.
-    pub async fn task_results(&self, namespace: &str, job: &str) -> anyhow::Result<Vec<TaskResult>> {
-        let mut stream = std::pin::pin!(self.results(namespace, job).await?);
-        let mut text = Vec::new();
-        while let Some(chunk) = stream.next().await {
-            text.extend(chunk?);
+    /// One task's output; `None` if there is none yet, or no such job.
+    pub async fn output(&self, namespace: &str, job: &str, index: u64) -> anyhow::Result<Option<Output>> {
+        let path = format!("/v1/namespaces/{namespace}/jobs/{job}/results/{index}");
+        match self.send_for(self.request(Method::GET, &path)).await? {
+            Ok(response) => {
+                let type_ = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+                let (content_type, size) = (type_.unwrap_or_default().to_string(), response.content_length());
+                Ok(Some(Output { content_type, size, bytes: chunks(response) }))
+            }
+            Err((StatusCode::NOT_FOUND, _)) => Ok(None),
+            Err((_, message)) => Err(anyhow::anyhow!(message)),
         }
-        let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-        let parsed: Result<Vec<TaskResult>, _> = lines.map(serde_json::from_slice).collect();
-        let mut results = parsed.context("the gateway's results cannot be read")?;
-        results.sort_by_key(|result| result.index);
-        Ok(results)
     }
 
     /// Why a job is where it is; `None` if the scheduler does not know it.
@@ -253,6 +290,11 @@ impl Gateway {
         let request = self.request(Method::GET, &format!("/v1/nodes/{node}/metrics")).timeout(Duration::from_secs(6));
         Ok(self.send(request).await?.text().await?)
     }
+}
+
+fn chunks(response: Response) -> BoxStream<'static, anyhow::Result<Vec<u8>>> {
+    let stream = response.bytes_stream().map_ok(|bytes| bytes.to_vec());
+    stream.map_err(|error| anyhow::Error::new(error.without_url()).context("the results ended early")).boxed()
 }
 
 #[cfg(test)]

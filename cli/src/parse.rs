@@ -61,6 +61,13 @@ pub fn allowed_folder(text: &str) -> Result<(String, PathBuf), String> {
     Ok((object_name(namespace)?, folder))
 }
 
+/// How long blobs are kept that nothing refers to: pushed files must live until somebody has applied what names them.
+pub fn blob_grace(text: &str) -> Result<Duration, String> {
+    let grace = duration(text)?;
+    let year = Duration::from_secs(366 * 86_400);
+    if (Duration::from_secs(60)..=year).contains(&grace) { Ok(grace) } else { Err("write 1m to 366d".into()) }
+}
+
 /// A time span such as `500ms`, `60s`, `5m`, `1h30m` or `2d`; a bare number is seconds.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is not a time: write 60s, 5m, 1h30m or 2d");

@@ -6,6 +6,7 @@ mod common;
 use common::{Home, Pool, digits, example, text};
 use nightshift_state::{EmbeddedJournal, Event, Journal};
 use nightshift_types::JobId;
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Command, Stdio};
 
@@ -26,6 +27,11 @@ fn two_hundred_digits_on_three_agents() {
     assert_eq!(job["status"]["completedIndexes"], format!("0-{}", MANY - 1));
     assert_eq!(job["status"]["nodes"].as_array().unwrap().len(), AGENTS, "{}", job["status"]["nodes"]);
     accuracy_as_documented(&pool);
+    let all: Value = serde_json::from_str(&pool.cli_ok(&["results", "batch", "-o", "json"])).unwrap();
+    assert_eq!(all.as_array().unwrap().len(), MANY);
+    assert_eq!(pool.cli_ok(&["results", "batch", "--from", &(MANY - 3).to_string()]).lines().count(), 3);
+    let last: Value = serde_json::from_str(&pool.cli_ok(&["results", "batch", "--index", "7", "-o", "raw"])).unwrap();
+    assert_eq!(last, all[7]["output"]);
 
     // The same out of a file in the blob store; `push` prints what stands in the manifest.
     let pushed = pool.cli_ok(&["push", example("batch").join("digits.jsonl").to_str().unwrap(), "-o", "name"]);

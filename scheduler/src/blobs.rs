@@ -1,14 +1,18 @@
 //! The blob store: content-addressed files in a folder, each readable by the namespaces it was granted to.
 //!
 //! in → streams of bytes · out → digests, files · invariant: a file under `sha256/` holds what its name says (written
-//! beside, hashed, synced, renamed); knowing a digest grants nothing.
+//! beside, hashed, synced, renamed); knowing a digest grants nothing. A blob's modification time is when it was last put or
+//! asked for, which is what [`collect`] goes by.
+
+pub mod collect;
 
 use nightshift_types::{Bytes, Digest, InputRef};
 use sha2::{Digest as _, Sha256};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
 use thiserror::Error;
 use tokio::fs::{self, File};
 use tokio::io::AsyncWriteExt;
@@ -45,16 +49,18 @@ pub struct BlobStore {
     /// This process's own folder of half-written files.
     staging: PathBuf,
     staged: AtomicU64,
+    /// Whoever says that it uses a blob reads it, whoever removes one writes it: neither is in the midst of the other.
+    uses: Arc<RwLock<()>>,
 }
 
 impl BlobStore {
     /// Opens or makes the folder. Another scheduler may have it open too.
     pub fn open(root: &Path) -> io::Result<Self> {
         let staging = root.join("staging").join(hex::encode(rand::random::<[u8; 8]>()));
-        for folder in [root.join("sha256"), root.join("grants"), staging.clone()] {
+        for folder in [root.join("sha256"), root.join("grants"), root.join("unused"), staging.clone()] {
             std::fs::create_dir_all(folder)?;
         }
-        Ok(Self { root: root.into(), staging, staged: AtomicU64::new(0) })
+        Ok(Self { root: root.into(), staging, staged: AtomicU64::new(0), uses: Arc::default() })
     }
 
     /// Removes what earlier leaders left half-written. For the leader alone.
@@ -110,7 +116,7 @@ impl BlobStore {
     /// Stores bytes that are in memory.
     pub async fn put(&self, namespace: &str, bytes: &[u8]) -> Result<InputRef, BlobError> {
         let digest = Digest(Sha256::digest(bytes).into());
-        if let Some(known) = self.size(&digest).await {
+        if let Some(known) = self.used(&digest).await {
             self.grant(namespace, &digest).await?;
             return Ok(InputRef { digest, size: known });
         }
@@ -137,7 +143,7 @@ impl BlobStore {
     /// Lets `namespace` use a blob that is here.
     pub async fn grant(&self, namespace: &str, digest: &Digest) -> Result<(), BlobError> {
         let path = self.grant_path(namespace, digest);
-        if fs::try_exists(&path).await? {
+        if self.touch(path.clone()).await.is_some() {
             return Ok(());
         }
         if let Some(folder) = path.parent() {
@@ -157,13 +163,26 @@ impl BlobStore {
 
     /// The blob, if it was granted to just this name.
     pub async fn granted(&self, namespace: &str, digest: &Digest) -> Option<InputRef> {
-        let size = self.size(digest).await?;
-        let granted = fs::try_exists(self.grant_path(namespace, digest)).await.unwrap_or(false);
-        granted.then_some(InputRef { digest: *digest, size })
+        self.touch(self.grant_path(namespace, digest)).await?;
+        self.used(digest).await.map(|size| InputRef { digest: *digest, size })
     }
 
-    async fn size(&self, digest: &Digest) -> Option<Bytes> {
-        fs::metadata(self.path(digest)).await.ok().map(|meta| Bytes(meta.len()))
+    /// The blob's size, if it is here. From now on it stays for the grace of [`collect`].
+    async fn used(&self, digest: &Digest) -> Option<Bytes> {
+        self.touch(self.path(digest)).await
+    }
+
+    /// Says that a file is used now; its size, if it is there.
+    async fn touch(&self, path: PathBuf) -> Option<Bytes> {
+        let uses = self.uses.clone();
+        let touch = move || {
+            let _one = uses.read().unwrap_or_else(PoisonError::into_inner);
+            let file = std::fs::File::open(&path)?;
+            file.set_modified(SystemTime::now())?;
+            // Another scheduler may have taken it away just before; after this moment none does.
+            std::fs::metadata(&path).map(|meta| Bytes(meta.len()))
+        };
+        tokio::task::spawn_blocking(touch).await.ok().and_then(io::Result::ok)
     }
 
     /// The blob, if it is here and `namespace` may use it.

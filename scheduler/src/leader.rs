@@ -4,10 +4,12 @@
 //! flight; what arrives meanwhile is decided together next (group commit). Readers see committed facts only.
 
 mod keep;
+pub mod trouble;
 mod turn;
 
 pub use keep::Keeping;
 
+use self::trouble::{Trouble, Troubles};
 use crate::blobs::BlobStore;
 use crate::cycle::Cycle;
 use crate::dispatch::assignment;
@@ -61,6 +63,9 @@ pub enum SubmitError {
     /// The leader is going away; whether it was done is not known.
     #[error("this scheduler is stopping")]
     Stopped,
+    /// So many commands wait that this one was not taken; nothing changed.
+    #[error("{} commands wait for the journal already: try again in a moment", QUEUE)]
+    Busy,
 }
 
 struct Ask {
@@ -90,6 +95,7 @@ struct Shared {
     /// Finished jobs that the metrics counted.
     counted: Mutex<BTreeSet<JobId>>,
     wake: Notify,
+    troubles: Troubles,
     changed_jobs: Changed<JobId>,
     changed_nodes: Changed<NodeId>,
     /// Of the ledger; `None` once this process leads no more.
@@ -192,6 +198,7 @@ pub async fn start<J: Journal>(
         order: Mutex::default(),
         counted: Mutex::default(),
         wake: Notify::new(),
+        troubles: Troubles::default(),
         changed_jobs: Changed::default(),
         changed_nodes: Changed::default(),
         history: Mutex::new(Some(Arc::new(history))),
@@ -232,6 +239,30 @@ impl Leader {
         let (reply, answer) = oneshot::channel();
         self.asks.send(Ask { command: Some(command), reply }).await.map_err(|_| SubmitError::Stopped)?;
         Ok(answer.await.map_err(|_| SubmitError::Stopped)??)
+    }
+
+    /// The same, but refused where too many wait already: for people, who can ask again.
+    pub async fn try_submit(&self, command: Command) -> Result<Vec<Effect>, SubmitError> {
+        let (reply, answer) = oneshot::channel();
+        self.asks.try_send(Ask { command: Some(command), reply }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => {
+                self.metrics().commands_refused.inc();
+                SubmitError::Busy
+            }
+            mpsc::error::TrySendError::Closed(_) => SubmitError::Stopped,
+        })?;
+        Ok(answer.await.map_err(|_| SubmitError::Stopped)??)
+    }
+
+    /// What keeps the journal from taking anything, if it does. Then the state cannot be read either, as it has what is
+    /// not committed yet.
+    pub fn trouble(&self) -> Option<Arc<Trouble>> {
+        self.shared.troubles.now()
+    }
+
+    /// Waits until the journal is in trouble, or in another one, or in none, and says in which.
+    pub fn watch_trouble(&self) -> tokio::sync::watch::Receiver<Option<Arc<Trouble>>> {
+        self.shared.troubles.watch()
     }
 
     /// Returns once the journal's store has said, after this call, that we lead: before anything is written elsewhere
@@ -375,10 +406,13 @@ impl Leader {
     /// not named is sent again.
     pub async fn redeliver(&self, node: &NodeId, named: &BTreeSet<String>) {
         let now = self.now();
-        let state = self.state().await;
+        // Not while a commit is under way, which may take as long as the store does: a session that waited for it would not
+        // hear that its node lives. The next heartbeat comes soon.
+        let Ok(core) = self.shared.core.try_read() else { return };
+        let state = core.state();
         let old = state.running_on(node).filter(|running| now.since(running.placed_at).0 > REDELIVER.0);
         for running in old.filter(|running| !named.contains(&running.attempt.to_string())) {
-            self.shared.dispatch(&state, &running.attempt);
+            self.shared.dispatch(state, &running.attempt);
         }
     }
 }

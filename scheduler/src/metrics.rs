@@ -5,6 +5,7 @@
 
 pub mod facts;
 
+use crate::blobs::collect::Collected;
 use nightshift_placement::estimate::Verdict;
 use nightshift_types::{Bytes, FailureReason};
 use prometheus::{
@@ -45,6 +46,12 @@ pub struct Metrics {
     pub snapshot_bytes: IntGauge,
     /// How long turns stood still for one.
     pub snapshot_pause_seconds: Histogram,
+    /// 1 while the journal's store takes nothing, by why.
+    pub(crate) journal_trouble: IntGaugeVec,
+    /// Commands that wait for the next batch.
+    pub commands_waiting: IntGauge,
+    /// Commands of people that were refused because too many waited.
+    pub commands_refused: IntCounter,
     /// From a job's admission to the first placement of each of its tasks.
     pub placement_wait_seconds: Histogram,
     /// From placement to the accepted report.
@@ -61,6 +68,14 @@ pub struct Metrics {
     pub blob_sent_bytes: IntCounter,
     /// Bytes received from agents and pushes.
     pub blob_received_bytes: IntCounter,
+    /// Bytes in the blob store, by whether anything refers to them.
+    blob_bytes: IntGaugeVec,
+    /// Blobs in the blob store.
+    blobs: IntGauge,
+    /// Blobs removed because nothing referred to them.
+    blobs_collected: IntCounter,
+    /// Their bytes.
+    blob_collected_bytes: IntCounter,
     /// Reconciliations that failed and will be tried again, by kind.
     pub reconcile_errors: IntCounterVec,
     /// Watches of the Kubernetes API that broke and were begun again, by kind.
@@ -118,6 +133,16 @@ impl Metrics {
                 "How long a turn stood still to freeze the state for a snapshot.",
                 &fast,
             ),
+            journal_trouble: build.gauges(
+                "scheduler_journal_trouble",
+                "1 while the journal's store takes nothing, by why.",
+                &["reason"],
+            ),
+            commands_waiting: build.gauge("scheduler_commands_waiting", "Commands that wait for the next batch."),
+            commands_refused: build.counter(
+                "scheduler_commands_refused_total",
+                "Commands of people that were refused because too many waited.",
+            ),
             placement_wait_seconds: build.histogram(
                 "scheduler_placement_wait_seconds",
                 "From a job's admission to the first placement of each of its tasks.",
@@ -138,6 +163,10 @@ impl Metrics {
                 .gauge("scheduler_unschedulable_jobs", "Jobs of which no node takes a task, as of the last cycle."),
             blob_sent_bytes: build.counter("edge_blob_sent_bytes_total", "Bytes of blobs sent to agents."),
             blob_received_bytes: build.counter("edge_blob_received_bytes_total", "Bytes of blobs received."),
+            blob_bytes: build.gauges("blobs_bytes", "Bytes in the blob store, by use: live, unused.", &["use"]),
+            blobs: build.gauge("blobs_held", "Blobs in the blob store."),
+            blobs_collected: build.counter("blobs_collected_total", "Blobs removed that nothing referred to."),
+            blob_collected_bytes: build.counter("blobs_collected_bytes_total", "Bytes of removed blobs."),
             reconcile_errors: build.counters("controller_reconcile_errors_total", "Failed reconciliations.", &["kind"]),
             watch_errors: build.counters(
                 "controller_watch_errors_total",
@@ -150,6 +179,7 @@ impl Metrics {
             registry,
         };
         metrics.pre_create();
+        metrics.in_trouble(None);
         metrics
     }
 
@@ -158,6 +188,16 @@ impl Metrics {
         self.append_seconds.observe(took.as_secs_f64());
         self.batches.inc();
         self.batch_bytes.inc_by(bytes.0);
+    }
+
+    /// The blob store was looked through.
+    pub fn collected(&self, collected: &Collected) {
+        let Collected { blobs, bytes, live_bytes, unused_bytes, held } = *collected;
+        self.blobs_collected.inc_by(blobs);
+        self.blob_collected_bytes.inc_by(bytes);
+        self.blobs.set(held as i64);
+        self.blob_bytes.with_label_values(&["live"]).set(live_bytes as i64);
+        self.blob_bytes.with_label_values(&["unused"]).set(unused_bytes as i64);
     }
 
     /// A run ended that was predicted.
@@ -184,6 +224,9 @@ impl Metrics {
         }
         for result in ["done", "failed"] {
             self.snapshots.with_label_values(&[result]);
+        }
+        for used in ["live", "unused"] {
+            self.blob_bytes.with_label_values(&[used]);
         }
         for within in WITHIN {
             self.predictions.with_label_values(&[within]);

@@ -4,11 +4,13 @@
 //! [`Scheduler::serve`] returns, everything it started has ended.
 
 use crate::blobs::{BlobStore, EVERYONE};
+use crate::controller::collect::Keep;
 use crate::controller::priority::Priorities;
 use crate::controller::{self, Context};
 use crate::credentials::Credentials;
 use crate::edge::front::{self, Front, Tls};
 use crate::edge::{http, service::Edge};
+use crate::leader::trouble::Reason;
 use crate::leader::{self, Keeping, Lead, Leader, Parts, Timing};
 use crate::metrics::Metrics;
 use crate::prove::Prover;
@@ -17,7 +19,7 @@ use crate::uri::FetchPolicy;
 use anyhow::Context as _;
 use kube::runtime::events::{Recorder, Reporter};
 use nightshift_state::{Archive, EtcdJournal, EtcdOptions, Folded, Journal, JournalError};
-use nightshift_types::{Bytes, CellId, Milliseconds, TrustTier};
+use nightshift_types::{Bytes, CellId, Digest, Milliseconds, TrustTier};
 use nightshift_wire::pki::{self, CertificateAuthority};
 use nightshift_wire::proto::agent_server::AgentServer;
 use nightshift_wire::token::JoinToken;
@@ -76,7 +78,12 @@ pub struct SchedulerConfig {
     pub raise_format: bool,
     /// Files, or folders of files, that become blobs every namespace may use.
     pub seeds: Vec<PathBuf>,
+    /// Blobs that nothing refers to are removed after so long.
+    pub blob_grace: Duration,
 }
+
+/// Long enough that what was pushed in the evening is there in the morning.
+pub const BLOB_GRACE: Duration = Duration::from_secs(24 * 3600);
 
 /// A scheduler that does not lead yet: its HTTP port is open, the agents' port is not.
 pub struct Standby {
@@ -87,6 +94,7 @@ pub struct Standby {
     metrics: Metrics,
     front: Front,
     ready: Arc<AtomicBool>,
+    seeded: Vec<Digest>,
 }
 
 /// A scheduler that listens and has recovered, but does not lead yet.
@@ -124,7 +132,7 @@ impl Standby {
         let archive = Archive::open(&place).context("--archive")?;
         let keeping = Keeping { archive, after: config.snapshot_after, raise_format: config.raise_format };
         // Before there is anything to lead: large ones take a while, and one that cannot be read ends only this process.
-        seed(&blobs, &config.seeds).await?;
+        let seeded = seed(&blobs, &config.seeds).await?;
         let (metrics, ready) = (Metrics::new(), Arc::new(AtomicBool::new(false)));
         let (listener, address) = bind(config.http_listen, "--http-listen").await?;
         let tls = if address.ip().is_loopback() {
@@ -138,7 +146,7 @@ impl Standby {
             Some(Tls { config, token: credentials.gateway_token.clone() })
         };
         let front = Front::open(listener, tls, front::standby(metrics.clone(), ready.clone()))?;
-        Ok(Self { config, credentials, blobs, keeping, metrics, front, ready })
+        Ok(Self { config, credentials, blobs, keeping, metrics, front, ready, seeded })
     }
 
     /// Where health, metrics and the gateway are.
@@ -148,7 +156,12 @@ impl Standby {
 
     /// Folds along with whoever leads, until this process does.
     pub async fn wait_for_lead(&self, options: &EtcdOptions, folded: &mut Folded) -> Result<EtcdJournal, JournalError> {
-        let mut progress = |_: &Folded| self.ready.store(true, Ordering::Relaxed);
+        let mut progress = |progress: Result<&Folded, &JournalError>| {
+            self.metrics.in_trouble(progress.as_ref().err().map(|error| Reason::of(error)));
+            if progress.is_ok() {
+                self.ready.store(true, Ordering::Relaxed);
+            }
+        };
         nightshift_state::stand_by(options, folded, &mut progress).await
     }
 
@@ -159,7 +172,7 @@ impl Standby {
         journal: J,
         folded: Folded,
     ) -> anyhow::Result<Scheduler<J>> {
-        let Self { config, credentials, blobs, keeping, metrics, front, .. } = self;
+        let Self { config, credentials, blobs, keeping, metrics, front, seeded, .. } = self;
         if let Err(error) = blobs.clear_staging() {
             tracing::warn!(%error, "half-written files of earlier leaders are still there");
         }
@@ -179,6 +192,7 @@ impl Standby {
             prover: Prover { program: config.prover, timeout: PROVE_WITHIN },
             priorities: Priorities::default(),
             warned: Default::default(),
+            keep: Keep { grace: config.blob_grace, seeded: seeded.into() },
             gateway_url: format!("{scheme}://{gateway}"),
         };
         let agents_address = config.agents_address.unwrap_or_else(|| agents.1.to_string());
@@ -196,7 +210,8 @@ async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<(TcpListener, S
     Ok((listener, bound))
 }
 
-async fn seed(blobs: &BlobStore, seeds: &[PathBuf]) -> anyhow::Result<()> {
+async fn seed(blobs: &BlobStore, seeds: &[PathBuf]) -> anyhow::Result<Vec<Digest>> {
+    let mut seeded = Vec::new();
     for seed in seeds {
         let files: Vec<PathBuf> = if seed.is_dir() {
             let entries = std::fs::read_dir(seed).with_context(|| seed.display().to_string())?;
@@ -208,9 +223,10 @@ async fn seed(blobs: &BlobStore, seeds: &[PathBuf]) -> anyhow::Result<()> {
             let blob = blobs.put_file(EVERYONE, &file, MAX_SEED).await;
             let blob = blob.with_context(|| format!("--seed {}", file.display()))?;
             tracing::info!(file = %file.display(), digest = %blob.digest, "seeded");
+            seeded.push(blob.digest);
         }
     }
-    Ok(())
+    Ok(seeded)
 }
 
 fn server_tls(ca: &CertificateAuthority, names: &[String]) -> anyhow::Result<ServerTlsConfig> {
@@ -250,6 +266,7 @@ impl<J: Journal + 'static> Scheduler<J> {
             tokio::spawn(controller::job::run(context.clone(), waited_for, stop.clone())),
             tokio::spawn(controller::queue::run(context.clone(), news.clone(), stop.clone())),
             tokio::spawn(controller::model::run(context.clone(), news, stop.clone())),
+            tokio::spawn(controller::queue::tell_trouble(context.clone(), stop.clone())),
             tokio::spawn(mark(self.pod, context.client.clone(), stop.clone())),
             tokio::spawn(controller::node::run(context, stop.clone())),
             tokio::spawn(ping(self.leader.clone(), stop.clone())),

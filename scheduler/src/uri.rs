@@ -80,8 +80,8 @@ pub async fn fetch(
     uri: &str,
     expected: Option<Digest>,
 ) -> Result<InputRef, FetchError> {
-    if let Some(rest) = uri.strip_prefix("store://sha256/") {
-        return from_store(store, namespace, rest, expected).await;
+    if let Some(digest) = store_digest(uri) {
+        return from_store(store, namespace, digest?, expected).await;
     }
     if let Some(rest) = uri.strip_prefix("data:") {
         return from_data(store, namespace, rest, expected).await;
@@ -101,15 +101,20 @@ pub async fn fetch(
     }
 }
 
+/// The blob that a `store:` URI names; `None` for any other URI.
+pub fn store_digest(uri: &str) -> Option<Result<Digest, FetchError>> {
+    let rest = uri.strip_prefix("store://sha256/")?;
+    // A name after the digest is for people, and for what its ending says of the file.
+    let hex = rest.split_once('/').map_or(rest, |(hex, _)| hex);
+    Some(format!("sha256:{hex}").parse().map_err(|e| refused(format!("{e}"))))
+}
+
 async fn from_store(
     store: &BlobStore,
     namespace: &str,
-    rest: &str,
+    digest: Digest,
     expected: Option<Digest>,
 ) -> Result<InputRef, FetchError> {
-    // A name after the digest is for people, and for what its ending says of the file.
-    let hex = rest.split_once('/').map_or(rest, |(hex, _)| hex);
-    let digest: Digest = format!("sha256:{hex}").parse().map_err(|e| refused(format!("{e}")))?;
     if let Some(expected) = expected.filter(|expected| *expected != digest) {
         return Err(FetchError::Mismatch { expected, found: digest });
     }

@@ -93,6 +93,9 @@ pub struct Args {
     /// A file, or a folder of files, that every namespace may use as store:// blobs; may be repeated
     #[arg(long, value_name = "FILE|DIR", env = "NIGHTSHIFT_SEED", value_delimiter = ',')]
     seed: Vec<PathBuf>,
+    /// Models, inputs and results that no object refers to any more are removed after so long; pushed files too
+    #[arg(long, value_name = "TIME", env = "NIGHTSHIFT_BLOB_GRACE", default_value = "24h", value_parser = parse::blob_grace)]
+    blob_grace: Duration,
     /// Let http(s) URIs in manifests lead to loopback and private addresses
     #[arg(long, env = "NIGHTSHIFT_ALLOW_PRIVATE_URIS")]
     allow_private_uris: bool,
@@ -189,6 +192,7 @@ fn config(args: Args, pod: Option<PodRef>) -> anyhow::Result<SchedulerConfig> {
         snapshot_after: args.keeping.snapshot_after,
         raise_format: args.raise_format,
         seeds: args.seed,
+        blob_grace: args.blob_grace,
     })
 }
 

@@ -6,7 +6,7 @@ use crate::up::lock::{self, Running};
 use crate::{exit, output};
 use clap::ValueEnum;
 use kube::api::Api;
-use nightshift_crds::{InferenceJob, JobState, ModelArtifact};
+use nightshift_crds::{DEFAULT_QUEUE, InferenceJob, JobState, ModelArtifact, TenantQueue, queue_condition};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -48,6 +48,9 @@ struct Status {
     nodes: Share,
     models: Share,
     jobs: BTreeMap<String, usize>,
+    /// Why the journal takes nothing, if so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trouble: Option<String>,
 }
 
 #[derive(Serialize, Debug, Default)]
@@ -93,7 +96,17 @@ async fn look(pool: &Pool) -> anyhow::Result<Status> {
         nodes: Share { ready: nodes.iter().filter(|node| nodes::is_ready(node)).count(), total: nodes.len() },
         models: Share { ready: models.iter().filter(ready_model).count(), total: models.items.len() },
         jobs,
+        trouble: trouble(pool).await,
     })
+}
+
+/// What the scheduler says on the queue `default` while the journal takes nothing.
+async fn trouble(pool: &Pool) -> Option<String> {
+    let queues: Api<TenantQueue> = Api::all(pool.client.clone());
+    let conditions = queues.get(DEFAULT_QUEUE).await.ok()?.status?.conditions;
+    let active = conditions.into_iter().find(|condition| condition.type_ == queue_condition::ACTIVE)?;
+    let reason = active.reason.strip_prefix("Journal").filter(|_| active.status == "False")?;
+    Some(format!("{reason} since {}: {}", active.last_transition_time.0, active.message))
 }
 
 fn text(status: &Status) -> String {
@@ -109,6 +122,9 @@ fn text(status: &Status) -> String {
     line("gateway", status.gateway.as_deref().unwrap_or("unknown here: name the pool's --data-dir"));
     if let Some(up) = &status.up {
         line("agents", &up.agents);
+    }
+    if let Some(trouble) = &status.trouble {
+        line("journal", trouble);
     }
     line("nodes", &format!("{} ready of {}", status.nodes.ready, status.nodes.total));
     line("models", &format!("{} ready of {}", status.models.ready, status.models.total));

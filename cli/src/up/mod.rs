@@ -92,6 +92,9 @@ pub struct Args {
     /// The agent's program [default: nightshift-agent beside this one]
     #[arg(long, value_name = "PATH")]
     agent_program: Option<PathBuf>,
+    /// Models, inputs and results that no object refers to any more are removed after so long; pushed files too
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse::blob_grace)]
+    blob_grace: std::time::Duration,
     /// Let http(s) URIs in manifests lead to loopback and private addresses
     #[arg(long)]
     allow_private_uris: bool,
@@ -155,6 +158,7 @@ fn settings(args: &Args, prover: Option<PathBuf>) -> plane::Settings {
         archive: args.keeping.archive.clone(),
         snapshot_after: args.keeping.snapshot_after,
         seeds: args.seed.clone(),
+        blob_grace: args.blob_grace,
         allow_private: args.allow_private_uris,
         files: args.allow_files.iter().cloned().collect(),
     }

@@ -39,6 +39,8 @@ pub struct Settings {
     pub snapshot_after: Bytes,
     /// `--seed`
     pub seeds: Vec<PathBuf>,
+    /// `--blob-grace`
+    pub blob_grace: Duration,
     /// `--allow-private-uris`
     pub allow_private: bool,
     /// `--allow-files`
@@ -134,6 +136,7 @@ impl Plane {
             // Nobody else may lead: the file is ours.
             raise_format: true,
             seeds: settings.seeds,
+            blob_grace: settings.blob_grace,
         };
         let scheduler = run::start(config, client.clone(), journal).await.context("the scheduler")?;
         let (agents, http) = (scheduler.agents_addr(), scheduler.http_addr());

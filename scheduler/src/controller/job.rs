@@ -11,7 +11,7 @@ use super::conditions::{self, Wanted};
 use super::convert::{self, Identity};
 use super::inputs::{self, InputError};
 use super::status::Soft;
-use super::{Context, merge_diff, status};
+use super::{Context, collect, merge_diff, status};
 use crate::leader::SubmitError;
 use crate::models::Readiness;
 use futures::StreamExt;
@@ -71,6 +71,7 @@ pub async fn run(context: Context, waited_for: tokio::sync::watch::Receiver<u64>
     let controller = Controller::new(jobs, watcher::Config::default());
     let watch_errors = context.leader.metrics().watch_errors.with_label_values(&["InferenceJob"]);
     tokio::spawn(sweep(context.clone(), controller.store(), shutdown.clone()));
+    tokio::spawn(collect::run(context.clone(), controller.store(), shutdown.clone()));
     controller
         .with_config(config)
         .reconcile_all_on(news)

@@ -5,9 +5,11 @@
 //! * [`node`]: joined nodes → ComputeNodes; the operator's wishes → placement
 //! * [`queue`]: TenantQueues → who may spend what; facts → their status
 //! * [`priority`]: names of priorities → numbers
+//! * [`collect`]: which blobs are needed; the others go
 //! * [`convert`]: the one file that reads the API's types and writes ours
 //! * [`status`]: facts → an InferenceJob's status; pure
 
+pub mod collect;
 pub mod conditions;
 pub mod convert;
 pub mod inputs;
@@ -42,6 +44,8 @@ pub struct Context {
     pub priorities: Priorities,
     /// Jobs whose terms wait, and what was said of them.
     pub warned: job::Warned,
+    /// Which blobs stay, whoever refers to them.
+    pub keep: collect::Keep,
     /// Where people fetch results.
     pub gateway_url: String,
 }

@@ -5,8 +5,10 @@
 //! object has no budget and starts nothing; an object that cannot be read lifts no limit.
 
 mod facts;
+mod trouble;
 
 use self::facts::{Facts, status_of, words};
+pub use self::trouble::tell_trouble;
 use super::{Context, convert, merge_diff};
 use crate::tenants::Tenant;
 use futures::StreamExt;

@@ -6,19 +6,18 @@
 use crate::blobs::{BlobError, EVERYONE};
 use crate::controller::status::{self, Soft};
 use crate::edge::front::Tokens;
-use crate::edge::{observe, points};
+use crate::edge::{observe, points, results};
 use crate::leader::{Leader, SubmitError};
-use axum::body::{Body, Bytes as BodyBytes};
+use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Path, Query, Request, State as Shared};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use base64::Engine as _;
 use futures::StreamExt;
 use nightshift_placement::queue::Held;
-use nightshift_state::{Command, Job, OutputBody, State, TaskState};
+use nightshift_state::{Command, Job, State, TaskState};
 use nightshift_types::{Bytes, Milliseconds, NodeId, TrustTier};
 use nightshift_wire::token::JoinToken;
 use serde::Deserialize;
@@ -27,8 +26,9 @@ use std::sync::Arc;
 
 /// Largest file that may be pushed.
 const MAX_PUSH: Bytes = Bytes::gibi(64);
-/// Largest result that is written into a JSON line.
-const MAX_LINE: Bytes = Bytes::mebi(64);
+
+/// Seconds after which who was sent away may ask again.
+const AGAIN: header::HeaderValue = header::HeaderValue::from_static("2");
 
 /// What the gateway's handlers share.
 #[derive(Clone)]
@@ -43,7 +43,22 @@ pub(super) struct Failure(pub(super) StatusCode, pub(super) String);
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        (self.0, Json(json!({ "error": self.1 }))).into_response()
+        let mut response = (self.0, Json(json!({ "error": self.1 }))).into_response();
+        if matches!(self.0, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+            response.headers_mut().insert(header::RETRY_AFTER, AGAIN);
+        }
+        response
+    }
+}
+
+impl Failure {
+    /// Of a command that was not taken now.
+    pub(super) fn not_now(error: &SubmitError) -> Self {
+        let status = match error {
+            SubmitError::Busy => StatusCode::TOO_MANY_REQUESTS,
+            SubmitError::Stopped | SubmitError::Rejected(_) => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self(status, error.to_string())
     }
 }
 
@@ -52,14 +67,18 @@ pub(super) type Answer<T> = Result<T, Failure>;
 /// The whole HTTP surface. `token` opens `/v1`; `agents` is the address that agents dial.
 pub fn router(leader: Leader, token: &str, agents: &str) -> Router {
     let gateway = Gateway { leader, tokens: Tokens::of(token), agents: agents.into() };
-    let guarded = Router::new()
-        .route("/v1/namespaces/{namespace}/blobs", post(push).layer(DefaultBodyLimit::disable()))
-        .route("/v1/namespaces/{namespace}/jobs/{name}/results", get(results))
+    let of_the_journal = Router::new()
+        .route("/v1/namespaces/{namespace}/jobs/{name}/results", get(results::lines))
+        .route("/v1/namespaces/{namespace}/jobs/{name}/results/{index}", get(results::one))
         .route("/v1/namespaces/{namespace}/jobs/{name}/explain", get(explain))
         .route("/v1/tokens", post(create_token))
         .route("/v1/points/grants", post(points::grant))
         .route("/v1/points/balances", get(points::balances))
         .route("/v1/points/statement", get(points::statement))
+        .layer(middleware::from_fn_with_state(gateway.clone(), unless_in_trouble));
+    let guarded = Router::new()
+        .merge(of_the_journal)
+        .route("/v1/namespaces/{namespace}/blobs", post(push).layer(DefaultBodyLimit::disable()))
         .route("/v1/nodes/{node}/metrics", get(observe::node_metrics))
         .route("/v1/prometheus/targets", get(observe::targets))
         .layer(middleware::from_fn_with_state(gateway.clone(), authenticate));
@@ -78,6 +97,19 @@ async fn authenticate(Shared(gateway): Shared<Gateway>, request: Request, next: 
         return Failure(StatusCode::UNAUTHORIZED, text.into()).into_response();
     }
     next.run(request).await
+}
+
+/// What needs the journal does not wait while that is in trouble, however long: whoever asks is told.
+async fn unless_in_trouble(Shared(gateway): Shared<Gateway>, request: Request, next: Next) -> Response {
+    let mut news = gateway.leader.watch_trouble();
+    let trouble = tokio::select! {
+        biased;
+        response = next.run(request) => return response,
+        Ok(trouble) = news.wait_for(Option::is_some) => trouble.clone(),
+    };
+    let why = trouble.map(|trouble| trouble.message.clone()).unwrap_or_default();
+    let text = format!("the journal takes nothing now: {why}. What was asked for may be done later: ask again then");
+    Failure(StatusCode::SERVICE_UNAVAILABLE, text).into_response()
 }
 
 async fn ready(Shared(gateway): Shared<Gateway>) -> Answer<&'static str> {
@@ -129,47 +161,13 @@ fn storage(error: BlobError) -> Failure {
     Failure(status, error.to_string())
 }
 
-fn find<'a>(state: &'a State, namespace: &str, name: &str) -> Answer<&'a Job> {
+pub(super) fn find<'a>(state: &'a State, namespace: &str, name: &str) -> Answer<&'a Job> {
     // Of a job that was deleted and made again, the newest.
     let mut jobs: Vec<&Job> = state.jobs().filter(|j| j.spec.namespace == namespace && j.spec.name == name).collect();
     let text = || {
         format!("job {name} in namespace {namespace} is not admitted: see `kubectl describe ij/{name} -n {namespace}`")
     };
     jobs.pop().ok_or_else(|| Failure(StatusCode::NOT_FOUND, text()))
-}
-
-async fn results(
-    Shared(gateway): Shared<Gateway>,
-    Path((namespace, name)): Path<(String, String)>,
-) -> Answer<impl IntoResponse> {
-    let outputs: Vec<(usize, nightshift_state::OutputRef)> = {
-        let state = gateway.leader.state().await;
-        let job = find(&state, &namespace, &name)?;
-        let output = |task: &nightshift_state::Task| match &task.state {
-            TaskState::Succeeded(success) => Some(success.output.clone()),
-            _ => None,
-        };
-        job.tasks.iter().enumerate().filter_map(|(index, task)| Some((index, output(task)?))).collect()
-    };
-    let leader = gateway.leader.clone();
-    let lines = futures::stream::iter(outputs).then(move |(index, output)| {
-        let leader = leader.clone();
-        async move { line(&leader, index, output).await }
-    });
-    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)))
-}
-
-async fn line(leader: &Leader, index: usize, output: nightshift_state::OutputRef) -> Result<BodyBytes, BlobError> {
-    let bytes = match output.body {
-        OutputBody::Inline(bytes) => bytes,
-        OutputBody::Blob { digest, .. } => leader.blobs().read(&digest, MAX_LINE).await?,
-    };
-    let mut line = json!({ "index": index, "contentType": output.content_type });
-    match serde_json::from_slice::<Value>(&bytes) {
-        Ok(value) if output.content_type.contains("json") => line["output"] = value,
-        _ => line["outputBase64"] = base64::engine::general_purpose::STANDARD.encode(&bytes).into(),
-    }
-    Ok(format!("{line}\n").into())
 }
 
 async fn explain(
@@ -281,7 +279,7 @@ async fn create_token(Shared(gateway): Shared<Gateway>, Json(request): Json<Toke
         return Err(bad("ttlSeconds must be 1 to 2592000 (30 days)".into()));
     }
     let token = mint_token(&gateway.leader, &request.owner, tier, Milliseconds(request.ttl_seconds * 1000)).await;
-    let token = token.map_err(|e| Failure(StatusCode::SERVICE_UNAVAILABLE, e.to_string()))?;
+    let token = token.map_err(|e| Failure::not_now(&e))?;
     Ok(Json(json!({
         "token": token.to_string(),
         "id": token.id.as_str(),
@@ -305,6 +303,6 @@ pub async fn mint_token(
         owner: owner.into(),
         tier,
     };
-    leader.submit(command).await?;
+    leader.try_submit(command).await?;
     Ok(token)
 }

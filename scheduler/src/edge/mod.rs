@@ -5,11 +5,13 @@
 //! * [`front`]: the HTTP port, of a leader and of a standby
 //! * [`http`]: health, and the gateway for people's tools
 //! * `points`: grants, balances, statements
+//! * `results`: what jobs put out, as a stream
 //! * [`observe`]: metrics and service discovery, for Prometheus
 
 pub mod front;
 pub mod http;
 pub mod observe;
 mod points;
+mod results;
 pub mod service;
 pub mod session;

@@ -45,10 +45,10 @@ pub(super) async fn grant(Shared(gateway): Shared<Gateway>, Json(request): Json<
     known(gateway.leader.tenants(), &queue)?;
     let again = gateway.leader.state().await.ledger().granted(&queue, &id).is_some();
     let command = Command::Grant { id: id.clone(), queue: queue.clone(), amount, note };
-    gateway.leader.submit(command).await.map_err(|error| match error {
+    gateway.leader.try_submit(command).await.map_err(|error| match error {
         SubmitError::Rejected(Rejection::Invalid { field, what }) => bad(format!("{field}: {what}")),
         SubmitError::Rejected(other) => Failure(StatusCode::CONFLICT, other.to_string()),
-        SubmitError::Stopped => Failure(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+        other => Failure::not_now(&other),
     })?;
     nightshift_state::pass!("grant.after");
     // Jobs that waited for points need not wait for the clock.

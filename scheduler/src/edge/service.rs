@@ -4,6 +4,7 @@
 //! its own current attempts, and nothing else.
 
 use crate::blobs::BlobError;
+use crate::blobs::collect::STAGING_GRANT;
 use crate::edge::session;
 use crate::leader::{Leader, SubmitError};
 use nightshift_state::{Command, Effect, Rejection};
@@ -19,7 +20,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// The grant under which a running attempt's large result waits until its success is committed: nobody else's.
 pub fn staging(attempt: &AttemptId) -> String {
-    format!("_staging.{}", attempt.to_string().replace('/', "."))
+    format!("{STAGING_GRANT}{}", attempt.to_string().replace('/', "."))
 }
 
 /// Largest result of one task.
@@ -98,7 +99,7 @@ impl Edge {
                 tracing::info!(%why, "join refused");
                 Err(refused())
             }
-            Err(SubmitError::Stopped) => Err(stopped()),
+            Err(SubmitError::Stopped | SubmitError::Busy) => Err(stopped()),
         }
     }
 

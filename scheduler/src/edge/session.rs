@@ -182,7 +182,7 @@ async fn commit(leader: &Leader, node: &NodeId, report: Report) -> Result<(), St
             leader.nodes().send(node, Down::Ack(proto::Ack { attempt: id }));
             Ok(())
         }
-        Err(SubmitError::Stopped) => Err(stopped()),
+        Err(SubmitError::Stopped | SubmitError::Busy) => Err(stopped()),
     }
 }
 

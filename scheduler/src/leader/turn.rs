@@ -3,6 +3,7 @@
 //! in → gathered commands, the time · out → appended batches, released effects · invariant: nothing is released before
 //! the batch that holds it is durable.
 
+use super::trouble::{Reason, SLOW};
 use super::{Ask, Lead, Shared};
 use crate::cycle::{self, Cycle};
 use crate::dispatch::deadline;
@@ -27,8 +28,6 @@ const MAX_GATHERED: usize = 1024;
 const TICK: Duration = Duration::from_millis(250);
 /// Without news a plan is made again this often: back-offs end by time alone.
 const REPLAN: Duration = Duration::from_millis(500);
-/// Between two tries of an append that the store did not answer.
-const RETRY: Duration = Duration::from_millis(200);
 /// After a plan the next one waits so many times as long as that took: where a plan of many jobs takes long, news are
 /// planned together, and the leader has most of its time for commands. A small pool's plan takes microseconds.
 const PACE: u32 = 3;
@@ -121,6 +120,7 @@ impl<J: Journal> Lead<J> {
         let started = Instant::now();
         let shared = self.shared.clone();
         let now = shared.clock.now();
+        shared.metrics.commands_waiting.set(self.asks.len() as i64);
         let mut core = shared.core.write().await;
         let (mut answered, mut asked) = (Vec::new(), Vec::new());
         for Ask { command, reply } in gathered {
@@ -154,7 +154,7 @@ impl<J: Journal> Lead<J> {
             let all = Head { sequence: u64::MAX, ..Head::default() };
             answer(&shared, core.state(), all, std::mem::take(&mut answered));
         }
-        let committed = match self.commit(&mut core, &shared.metrics, shutdown).await {
+        let committed = match self.commit(&mut core, &shared, shutdown).await {
             Ok(committed) => committed,
             Err(error) => {
                 // What was decided is void. Whoever waits for the state would read it as a fact, and tell others: they wait
@@ -165,7 +165,7 @@ impl<J: Journal> Lead<J> {
         };
         if !asked.is_empty() {
             // An append would say so too; this costs one read, seldom.
-            persevere(&mut self.journal, Write::Nothing, &shared.metrics, shutdown).await?;
+            persevere(&mut self.journal, Write::Nothing, &shared, shutdown).await?;
             asked.into_iter().for_each(|reply| drop(reply.send(Ok(Vec::new()))));
         }
         if committed {
@@ -184,12 +184,12 @@ impl<J: Journal> Lead<J> {
     async fn commit(
         &mut self,
         core: &mut Core,
-        metrics: &Metrics,
+        shared: &Shared,
         shutdown: &CancellationToken,
     ) -> Result<bool, JournalError> {
         let mut committed = false;
         while let Some(batch) = core.take_batch() {
-            append(&mut self.journal, &batch, metrics, shutdown).await?;
+            append(&mut self.journal, &batch, shared, shutdown).await?;
             committed = true;
         }
         self.keep.after(core);
@@ -201,12 +201,12 @@ impl<J: Journal> Lead<J> {
 async fn append<J: Journal>(
     journal: &mut J,
     batch: &EncodedBatch,
-    metrics: &Metrics,
+    shared: &Shared,
     shutdown: &CancellationToken,
 ) -> Result<Head, JournalError> {
     let started = Instant::now();
-    let head = persevere(journal, Write::Batch(batch), metrics, shutdown).await?;
-    metrics.appended(Bytes(batch.bytes().len() as u64), started.elapsed());
+    let head = persevere(journal, Write::Batch(batch), shared, shutdown).await?;
+    shared.metrics.appended(Bytes(batch.bytes().len() as u64), started.elapsed());
     Ok(head)
 }
 
@@ -218,28 +218,46 @@ enum Write<'a> {
     Nothing,
 }
 
-/// Asks a store that does not answer again, until it does, the lead is lost, or we are asked to stop.
+/// Asks a store that does not answer again, until it does, the lead is lost, or we are asked to stop. Meanwhile everybody
+/// can learn what the trouble is.
 async fn persevere<J: Journal>(
     journal: &mut J,
     write: Write<'_>,
-    metrics: &Metrics,
+    shared: &Shared,
     shutdown: &CancellationToken,
 ) -> Result<Head, JournalError> {
     let mut lost = std::pin::pin!(journal.lost());
+    let slow = Instant::now() + SLOW;
     loop {
         // An append that is dropped is looked up before the next one.
-        let answer = tokio::select! {
-            biased;
-            answer = ask(journal, write) => answer,
-            () = &mut lost => return Err(JournalError::LostFence("it could not be renewed for a whole lease".into())),
+        let answer = {
+            let mut answer = std::pin::pin!(ask(journal, write));
+            loop {
+                tokio::select! {
+                    biased;
+                    answer = &mut answer => break answer,
+                    () = &mut lost => {
+                        return Err(JournalError::LostFence("it could not be renewed for a whole lease".into()));
+                    }
+                    () = tokio::time::sleep_until(slow.into()), if !shared.troubles.is_in_trouble() => {
+                        shared.in_trouble(Reason::Slow, &format!("no answer for {} s", SLOW.as_secs()));
+                    }
+                }
+            }
         };
         match answer {
             Err(error) if error.retryable() && !shutdown.is_cancelled() => {
-                tracing::warn!(%error, "the journal does not answer; nothing new is placed until it does");
-                metrics.append_errors.inc();
-                tokio::select! { () = tokio::time::sleep(RETRY) => {}, () = shutdown.cancelled() => {} }
+                let reason = Reason::of(&error);
+                shared.in_trouble(reason, &error.to_string());
+                shared.metrics.append_errors.inc();
+                tokio::select! { () = tokio::time::sleep(reason.retry()) => {}, () = shutdown.cancelled() => {} }
             }
-            end => return end,
+            end => {
+                if end.is_ok() {
+                    shared.out_of_trouble();
+                }
+                return end;
+            }
         }
     }
 }
@@ -273,9 +291,10 @@ fn timed(state: &State, shared: &Shared, now: Timestamp) -> Vec<Command> {
     let mut lost: BTreeMap<&NodeId, (Vec<AttemptId>, bool)> = BTreeMap::new();
     for running in state.running() {
         let heard = shared.nodes.last_heard(&running.node).unwrap_or_default();
-        // Each attempt has one whole lease, also on a node that was silent when it was placed.
-        let since =
-            if planted("lease-ignored") { heard } else { heard.max(state.leader_since()).max(running.placed_at) };
+        // Each attempt has one whole lease, also on a node that was silent when it was placed, and after the journal was in
+        // trouble: nobody could be heard to the end meanwhile.
+        let one_whole = state.leader_since().max(running.placed_at).max(shared.troubles.over_since());
+        let since = if planted("lease-ignored") { heard } else { heard.max(one_whole) };
         let silent = now.since(since).0 > lease.0;
         let limit = state.job(&running.attempt.task.job).map(|job| deadline(&job.spec).0.saturating_add(lease.0));
         let begun = running.placed_at.max(state.leader_since());

@@ -7,7 +7,7 @@ use nightshift_crds::{InferenceJob, InferenceJobStatus, ModelArtifact, TenantQue
 use nightshift_scheduler::leader::{Leader, Timing};
 use nightshift_scheduler::run::{self, SchedulerConfig};
 use nightshift_scheduler::uri::FetchPolicy;
-use nightshift_state::{Command, EmbeddedJournal};
+use nightshift_state::{Command, EmbeddedJournal, Journal};
 use nightshift_testkit::agent::SimulatedAgent;
 use nightshift_testkit::until;
 use nightshift_types::{Bytes, CellId, PicoPoints, TrustTier};
@@ -33,6 +33,19 @@ pub struct Plane {
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
 
+/// What tests of a control plane want otherwise than an operator does.
+pub struct Limits {
+    pub lease: Duration,
+    pub snapshot_after: Bytes,
+    pub blob_grace: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { lease: Duration::from_secs(30), snapshot_after: run::SNAPSHOT_AFTER, blob_grace: run::BLOB_GRACE }
+    }
+}
+
 impl Plane {
     /// Starts one on a folder; a second time it continues with the data.
     pub async fn start(folder: &Path) -> Self {
@@ -40,11 +53,21 @@ impl Plane {
     }
 
     pub async fn start_with_lease(folder: &Path, lease: Duration) -> Self {
-        Self::start_keeping(folder, lease, run::SNAPSHOT_AFTER).await
+        Self::start_as(folder, Limits { lease, ..Limits::default() }).await
     }
 
     /// One whose journal is made smaller when it has grown by so much.
     pub async fn start_keeping(folder: &Path, lease: Duration, snapshot_after: Bytes) -> Self {
+        Self::start_as(folder, Limits { lease, snapshot_after, ..Limits::default() }).await
+    }
+
+    pub async fn start_as(folder: &Path, limits: Limits) -> Self {
+        let journal = EmbeddedJournal::open(folder.join("journal.redb")).await.unwrap();
+        Self::start_on(folder, limits, journal).await
+    }
+
+    pub async fn start_on(folder: &Path, limits: Limits, journal: impl Journal + 'static) -> Self {
+        let Limits { lease, snapshot_after, blob_grace } = limits;
         let crds = nightshift_crds::all().iter().map(|crd| serde_json::to_value(crd).unwrap()).collect();
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let api_dir = folder.join("api");
@@ -69,8 +92,8 @@ impl Plane {
             snapshot_after,
             raise_format: true,
             seeds: vec![model],
+            blob_grace,
         };
-        let journal = EmbeddedJournal::open(folder.join("journal.redb")).await.unwrap();
         let scheduler = run::start(config, client.clone(), journal).await.unwrap();
         let stop = CancellationToken::new();
         let (agents, http) = (scheduler.agents_addr(), scheduler.http_addr());

@@ -6,7 +6,7 @@ mod input;
 
 use crate::connect::{Connection, Pool};
 use crate::exit::{self, Coded};
-use crate::gateway::TaskResult;
+use crate::gateway::Output;
 use crate::signals::Signals;
 use crate::{cmd::results, output, parse};
 use anyhow::Context;
@@ -94,7 +94,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             () = signals.stop() => {}
         }
     }
-    print(ended?, args.output)
+    tokio::select! {
+        printed = results::raw(ended?, args.output == Format::Json) => printed,
+        () = signals.stop() => Err(Coded::error(exit::INTERRUPTED, "interrupted: the output is not whole")),
+    }
 }
 
 /// The API server refused the job: there is none to delete, or it is somebody else's.
@@ -114,7 +117,7 @@ async fn to_its_end(
     name: &str,
     input: Input,
     follower: &mut Follower,
-) -> anyhow::Result<TaskResult> {
+) -> anyhow::Result<Output> {
     let spec = InferenceJobSpec {
         parameters: args.params.iter().cloned().collect(),
         ..InferenceJobSpec::new(&args.model, stored(pool, input, follower).await.context(NotCreated)?)
@@ -185,22 +188,13 @@ fn random_name() -> String {
 }
 
 /// From the status where it is whole there, else from the gateway.
-async fn result(pool: &Pool, job: &InferenceJob) -> anyhow::Result<TaskResult> {
-    let status = job.status.as_ref();
-    if let Some(first) = status.and_then(|status| status.results.first()) {
-        let output = serde_json::from_str(&first.output).context("the result is no JSON")?;
-        return Ok(TaskResult { index: 0, content_type: String::new(), output: Some(output), output_base64: None });
+async fn result(pool: &Pool, job: &InferenceJob) -> anyhow::Result<Output> {
+    if let Some(first) = job.status.as_ref().and_then(|status| status.results.first()) {
+        return Ok(Output::json(&first.output));
     }
     let name = job.metadata.name.as_deref().unwrap_or_default();
-    let results = pool.gateway()?.task_results(&pool.namespace, name).await?;
-    results.into_iter().next().with_context(|| format!("job/{name} is complete, yet the gateway has no result"))
-}
-
-fn print(result: TaskResult, format: Format) -> anyhow::Result<()> {
-    match (format, &result.output) {
-        (Format::Json, Some(value)) => output::json(value),
-        _ => results::raw(&result),
-    }
+    let found = pool.gateway()?.output(&pool.namespace, name, 0).await?;
+    found.with_context(|| format!("job/{name} is complete, yet the gateway has no result"))
 }
 
 async fn delete(jobs: &Api<InferenceJob>, name: &str) {

@@ -1,0 +1,163 @@
+//! etcd full, corrupt by its own word, and slow, under a whole scheduler: it does not end, says what is wrong, and goes on
+//! by itself.
+
+mod common;
+
+use common::Plane;
+use etcd_client::{AlarmAction, AlarmType};
+use kube::api::Api;
+use nightshift_crds::{JobState, TenantQueue};
+use nightshift_scheduler::leader::SubmitError;
+use nightshift_scheduler::run::BLOB_GRACE;
+use nightshift_state::{Command, EtcdJournal, EtcdOptions};
+use nightshift_testkit::agent::SimulatedSession;
+use nightshift_testkit::etcd::Etcd;
+use nightshift_testkit::relay::{Mode, Relay};
+use nightshift_testkit::until;
+use nightshift_types::TokenId;
+use serde_json::json;
+use std::time::Duration;
+
+const GIB: u64 = 1 << 30;
+
+async fn plane(folder: &tempfile::TempDir, port: u16) -> Plane {
+    let options = EtcdOptions {
+        endpoints: vec![format!("http://127.0.0.1:{port}")],
+        lease: Duration::from_secs(15),
+        request_timeout: Duration::from_secs(5),
+        ..EtcdOptions::default()
+    };
+    let journal = EtcdJournal::campaign(&options).await.unwrap();
+    // Agents' leases are shorter than the troubles of these tests.
+    let plane = Plane::start_on(folder.path(), Duration::from_secs(2), BLOB_GRACE, journal).await;
+    plane.apply_model().await;
+    plane
+}
+
+async fn node(plane: &Plane) -> SimulatedSession {
+    let agent = plane.join("a").await;
+    let session = agent.open(agent.hello(1, GIB)).await.unwrap();
+    session.keep_alive();
+    session
+}
+
+async fn metric(plane: &Plane, line: &str) {
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    until(&format!("the metrics say {line}"), || async {
+        let text = http.get(format!("http://{}/metrics", plane.http)).send().await.ok()?.text().await.ok()?;
+        text.lines().any(|one| one == line).then_some(())
+    })
+    .await;
+}
+
+async fn trouble(plane: &Plane, reason: &str, is: bool) {
+    metric(plane, &format!("nightshift_scheduler_journal_trouble{{reason=\"{reason}\"}} {}", u8::from(is))).await;
+}
+
+/// What the queue `default` says of whether its tasks may start.
+async fn active(plane: &Plane, status: &str, reason: &str) -> String {
+    let queues: Api<TenantQueue> = Api::all(plane.client.clone());
+    until(&format!("the queue is Active {status}, {reason}"), || async {
+        let conditions = queues.get("default").await.ok()?.status?.conditions;
+        let active = conditions.into_iter().find(|condition| condition.type_ == "Active")?;
+        (active.status == status && active.reason == reason).then_some(active.message)
+    })
+    .await
+}
+
+async fn refused(plane: &Plane) -> String {
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = format!("http://{}/v1/namespaces/default/jobs/first/explain", plane.http);
+    let answer = http.get(url).bearer_auth(&plane.gateway_token).send().await.unwrap();
+    assert_eq!(answer.status(), 503);
+    assert!(answer.headers().contains_key("retry-after"));
+    answer.text().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_etcd_stops_placement_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let etcd = Etcd::start_with(&["--quota-backend-bytes=33554432"]).await;
+    let plane = plane(&folder, etcd.port).await;
+    let mut session = node(&plane).await;
+    plane.apply_job("first", &["[0]"], json!({})).await;
+    let attempt = session.assignment().await.unwrap().attempt;
+    etcd.fill().await;
+    session.succeed(&attempt, "0").await;
+    plane.apply_job("second", &["[1]"], json!({})).await;
+    trouble(&plane, "NoSpace", true).await;
+    let said = active(&plane, "False", "JournalNoSpace").await;
+    assert!(said.contains("--quota-backend-bytes") && said.contains("alarm disarm"), "{said}");
+    assert!(refused(&plane).await.contains("database space exceeded"));
+    // Longer than an agent's lease: what runs is not lost, as its agent was heard all the time.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let running = plane.jobs().get("first").await.unwrap().status.unwrap();
+    assert_eq!((running.succeeded, running.active), (Some(0), Some(1)), "what is not durable is not told");
+    assert_eq!(plane.jobs().get("second").await.unwrap().status.and_then(|status| status.active), None);
+
+    etcd.make_room().await;
+    session.acknowledged(&attempt).await.unwrap();
+    let second = session.assignment().await.unwrap().attempt;
+    session.succeed(&second, "1").await;
+    for (name, result) in [("first", "0"), ("second", "1")] {
+        let status = plane.status(name, "completes", |s| s.state == Some(JobState::Complete)).await;
+        assert_eq!((status.failed, status.results[0].output.as_str()), (Some(0), result));
+    }
+    trouble(&plane, "NoSpace", false).await;
+    active(&plane, "True", "Active").await;
+
+    // The other alarm.
+    etcd.alarm(AlarmAction::Activate, AlarmType::Corrupt).await;
+    plane.apply_job("third", &["[2]"], json!({})).await;
+    trouble(&plane, "Corrupt", true).await;
+    active(&plane, "False", "JournalCorrupt").await;
+    etcd.alarm(AlarmAction::Deactivate, AlarmType::Corrupt).await;
+    let third = session.assignment().await.unwrap().attempt;
+    session.succeed(&third, "2").await;
+    plane.status("third", "completes", |s| s.state == Some(JobState::Complete)).await;
+    trouble(&plane, "Corrupt", false).await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_etcd_makes_everybody_wait_and_people_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let etcd = Etcd::start().await;
+    let relay = Relay::to(etcd.port).await;
+    let plane = plane(&folder, relay.port).await;
+    let mut session = node(&plane).await;
+    let items: Vec<String> = (0..20).map(|n| format!("[{n}]")).collect();
+    let items: Vec<&str> = items.iter().map(String::as_str).collect();
+    plane.apply_job("first", &items, json!({ "parallelism": 20 })).await;
+    let mut attempts = Vec::new();
+    for _ in 0..20 {
+        attempts.push(session.assignment().await.unwrap().attempt);
+    }
+    relay.set(Mode::Slow(Duration::from_millis(1_500)));
+    for attempt in &attempts {
+        session.succeed(attempt, "0").await;
+    }
+    trouble(&plane, "Slow", true).await;
+    assert!(refused(&plane).await.contains("no answer for 1 s"));
+    // Commands wait in a queue with an end; what people ask for beyond it is refused, not piled up.
+    let ask = |n: u32| {
+        let (leader, id) = (plane.leader.clone(), TokenId::new(format!("t{n}")).unwrap());
+        tokio::spawn(async move { leader.try_submit(Command::ForgetToken { id }).await })
+    };
+    let asked: Vec<_> = (0..12_000).map(ask).collect();
+    let mut busy = 0u64;
+    for answer in asked {
+        match answer.await.unwrap() {
+            Ok(_) => {}
+            Err(SubmitError::Busy) => busy += 1,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert!(busy > 0, "the queue has an end");
+    metric(&plane, &format!("nightshift_scheduler_commands_refused_total {busy}")).await;
+    relay.set(Mode::Pass);
+    let status = plane.status("first", "completes", |s| s.state == Some(JobState::Complete)).await;
+    assert_eq!((status.succeeded, status.failed), (Some(20), Some(0)), "no attempt was lost");
+    trouble(&plane, "Slow", false).await;
+    plane.stop().await;
+}
