@@ -233,7 +233,13 @@ checked against OR-tools and SciPy); where devices are shared, the tests hold pl
 Deciding, folding and appending, each batch durable before the next; what was written is read back and compared after the
 clock stopped. etcd is one real member on the same disk with its default fsync; its CPU is counted on both sides. This is the
 journal alone, without API and dispatch, and a batch is one key of etcd however many placements it holds: so the goals of the
-whole way (100 times kube-scheduler's rate, half of etcd's batched ceiling) are not held against it.""",
+whole way (100 times kube-scheduler's rate, half of etcd's batched ceiling) are not held against it.
+
+The loads are of `state/examples/bench_arrivals.rs`: one real etcd, and the leader's loop over it, which decides together what
+arrived while an append was under way. Full load: there is always more to place. Half load: half of the rate that full load
+reached in the same turn, arriving at random (Poisson). A time is from when a task was due, however late anybody looked, until
+its placement is durable. Writes are counted by etcd's own revision; placements by reading the journal back. One put is
+256 B, as a batch with one placement is.""",
     "api": """\
 Small ConfigMaps through the Rust client, which runs in the same process: CPU and memory are those of both sides. The
 kube-apiserver's figures are published ones from another run (83/s with one worker, 446 to 544/s with 32, p50 55 ms, 304 MiB);
