@@ -15,7 +15,6 @@ use nightshift_state::{OutputBody, TaskState};
 use nightshift_types::{Digest, JobId};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use tokio_util::sync::CancellationToken;
 
 /// Longest and shortest time between two looks; in between a quarter of the grace.
 const SELDOM: Duration = Duration::from_secs(600);
@@ -30,18 +29,13 @@ pub struct Keep {
     pub seeded: Arc<[Digest]>,
 }
 
-/// Collects until `shutdown`.
-pub async fn run(context: Context, jobs: Store<InferenceJob>, shutdown: CancellationToken) {
-    let ready = async { jobs.wait_until_ready().await.is_ok() };
-    tokio::select! {
-        () = shutdown.cancelled() => return,
-        ready = ready => if !ready { return },
-    }
+/// Collects until it is dropped; `jobs` has every object.
+pub async fn run(context: &Context, jobs: &Store<InferenceJob>) {
     let mut timer = tokio::time::interval((context.keep.grace / 4).clamp(OFTEN, SELDOM));
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        tokio::select! { () = shutdown.cancelled() => return, _ = timer.tick() => {} }
-        match once(&context, &jobs).await {
+        timer.tick().await;
+        match once(context, jobs).await {
             Ok(collected) => {
                 context.leader.metrics().collected(&collected);
                 if collected.blobs > 0 {

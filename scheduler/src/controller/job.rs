@@ -70,8 +70,7 @@ pub async fn run(context: Context, waited_for: tokio::sync::watch::Receiver<u64>
     let news = tokio_stream::wrappers::WatchStream::from_changes(waited_for).map(|_| ());
     let controller = Controller::new(jobs, watcher::Config::default());
     let watch_errors = context.leader.metrics().watch_errors.with_label_values(&["InferenceJob"]);
-    tokio::spawn(sweep(context.clone(), controller.store(), shutdown.clone()));
-    tokio::spawn(collect::run(context.clone(), controller.store(), shutdown.clone()));
+    tokio::spawn(look_through(context.clone(), controller.store(), shutdown.clone()));
     controller
         .with_config(config)
         .reconcile_all_on(news)
@@ -109,18 +108,31 @@ fn changed(context: Context) -> impl futures::Stream<Item = ObjectRef<InferenceJ
     tokio_stream::wrappers::ReceiverStream::new(receiver)
 }
 
-/// Forgets jobs whose objects vanished unseen: without their finalizer, while nobody watched. They must not run on.
-async fn sweep(context: Context, store: Store<InferenceJob>, shutdown: CancellationToken) {
-    let ready = async { store.wait_until_ready().await.is_ok() };
-    tokio::select! {
-        () = shutdown.cancelled() => return,
-        ready = ready => if !ready { return },
-    }
-    loop {
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(SWEEP) => {}
+/// What is done from time to time with all objects there are, once they are known.
+async fn look_through(context: Context, store: Store<InferenceJob>, shutdown: CancellationToken) {
+    let work = async {
+        if ready(&store).await {
+            tokio::join!(sweep(&context, &store), collect::run(&context, &store));
         }
+    };
+    tokio::select! { () = shutdown.cancelled() => {}, () = work => {} }
+}
+
+/// Waits until every object is known. The controller waits for the same, and of several that do kube wakes the last alone:
+/// so this one comes later, and looks again.
+async fn ready(store: &Store<InferenceJob>) -> bool {
+    loop {
+        tokio::time::sleep(SOON).await;
+        if let Ok(ready) = tokio::time::timeout(SOON, store.wait_until_ready()).await {
+            return ready.is_ok();
+        }
+    }
+}
+
+/// Forgets jobs whose objects vanished unseen: without their finalizer, while nobody watched. They must not run on.
+async fn sweep(context: &Context, store: &Store<InferenceJob>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
         let there: BTreeSet<String> = store.state().iter().filter_map(|job| job.uid()).collect();
         let now = context.leader.now();
         let missed: Vec<JobId> = {
