@@ -3,10 +3,12 @@
 //! in → commands · out → answers, frames to agents, changed jobs: all after their commit · invariant: one append is in
 //! flight; what arrives meanwhile is decided together next (group commit). Readers see committed facts only.
 
+mod changed;
 mod keep;
 pub mod trouble;
 mod turn;
 
+pub use changed::Changed;
 pub use keep::Keeping;
 
 use self::trouble::{Trouble, Troubles};
@@ -100,37 +102,6 @@ struct Shared {
     changed_nodes: Changed<NodeId>,
     /// Of the ledger; `None` once this process leads no more.
     history: Mutex<Option<Arc<dyn History>>>,
-}
-
-/// Ids that changed since somebody last asked: never more than there are, however often each changes.
-#[derive(Debug)]
-pub struct Changed<T> {
-    ids: Mutex<BTreeSet<T>>,
-    news: Notify,
-}
-
-impl<T: Ord + Clone> Default for Changed<T> {
-    fn default() -> Self {
-        Self { ids: Mutex::new(BTreeSet::new()), news: Notify::new() }
-    }
-}
-
-impl<T: Ord> Changed<T> {
-    fn add(&self, id: T) {
-        self.ids.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
-        self.news.notify_one();
-    }
-
-    /// Waits for changes, and takes them. For one caller.
-    pub async fn take(&self) -> BTreeSet<T> {
-        loop {
-            let ids = std::mem::take(&mut *self.ids.lock().unwrap_or_else(PoisonError::into_inner));
-            if !ids.is_empty() {
-                return ids;
-            }
-            self.news.notified().await;
-        }
-    }
 }
 
 /// The handle. Cheap to clone.
