@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Plane, model};
+use common::{Limits, Plane, model};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use nightshift_crds::{JobState, ModelArtifact};
 use nightshift_testkit::agent::SimulatedSession;
@@ -136,7 +136,7 @@ async fn results_of_any_size_come_as_lines_and_by_themselves() {
 async fn blobs_go_with_the_last_that_refers_to_them() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    let plane = Plane::start_with(folder, Duration::from_secs(30), GRACE).await;
+    let plane = Plane::start_as(folder, Limits { blob_grace: GRACE, ..Limits::default() }).await;
     plane.apply_model().await;
     let gateway = Gateway::of(&plane);
     // A model of its own; and a file that nobody ever names.

@@ -3,11 +3,10 @@
 
 mod common;
 
-use common::Plane;
+use common::{Limits, Plane};
 use etcd_client::{AlarmAction, AlarmType};
 use kube::api::Api;
 use nightshift_crds::{JobState, TenantQueue};
-use nightshift_scheduler::run::BLOB_GRACE;
 use nightshift_state::{EtcdJournal, EtcdOptions};
 use nightshift_testkit::agent::SimulatedSession;
 use nightshift_testkit::etcd::Etcd;
@@ -28,7 +27,7 @@ async fn plane(folder: &tempfile::TempDir, port: u16) -> Plane {
         ..EtcdOptions::default()
     };
     let journal = EtcdJournal::campaign(&options).await.unwrap();
-    let plane = Plane::start_on(folder.path(), LEASE, BLOB_GRACE, journal).await;
+    let plane = Plane::start_on(folder.path(), Limits { lease: LEASE, ..Limits::default() }, journal).await;
     plane.apply_model().await;
     plane
 }
