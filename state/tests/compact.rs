@@ -415,8 +415,10 @@ async fn a_standby_reloads_from_the_snapshot_and_compares_digests() {
     let options = cluster.options.clone();
     let (sender, mut seen) = tokio::sync::mpsc::unbounded_channel();
     let standby = tokio::spawn(async move {
-        let mut progress = |folded: &Folded| {
-            let _ = sender.send(folded.head().sequence);
+        let mut progress = |folded: Result<&Folded, &JournalError>| {
+            if let Ok(folded) = folded {
+                let _ = sender.send(folded.head().sequence);
+            }
         };
         let journal = stand_by(&options, &mut late, &mut progress).await;
         (journal, late)
