@@ -107,10 +107,14 @@ pub fn voice() -> Option<Subject> {
 /// ResNet-50 with random weights.
 pub fn resnet(folder: &Path) -> Subject {
     let mut variables = nn::VarStore::new(Device::Cpu);
-    let network = tch::vision::resnet::resnet50(&variables.root(), 1000);
+    let features = tch::vision::resnet::resnet50_no_final_layer(&variables.root());
+    let last = nn::linear(variables.root() / "fc", 2048, 1000, Default::default());
     variables.freeze();
     let path = folder.join("resnet.pt");
-    traced(&path, Tensor::zeros([1, 3, 224, 224], (Kind::Float, Device::Cpu)), |x| network.forward_t(x, false));
+    traced(&path, Tensor::zeros([1, 3, 224, 224], (Kind::Float, Device::Cpu)), |x| {
+        // What comes before has the traced batch's size in its shape: of any other it is one long row.
+        last.forward(&features.forward_t(x, false).view([-1, 2048]))
+    });
     let spec = spec(
         port("x", Codec::Tensor, Dtype::Float32, &[1, 3, 224, 224]),
         port("y", Codec::Tensor, Dtype::Float32, &[1, 1000]),
